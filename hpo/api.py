@@ -1,0 +1,130 @@
+"""The Python interface: a study as one call, and a trial inside a user's own Optuna script."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpo.errors import HpoError
+from hpo.folder import DEFAULT_MLRUNS
+from hpo.launch import Launch, launch, spec_from_keywords
+from hpo.result import Result
+
+if TYPE_CHECKING:
+    import optuna
+
+    from hpo.problem import Problem
+
+
+def run(
+    objective: str | Callable[..., Any],
+    *,
+    mlruns: str | Path = DEFAULT_MLRUNS,
+    resume: bool = False,
+    quiet: bool = False,
+    **spec: Any,
+) -> Result:
+    """Runs a study and returns its result.
+
+    objective   a built-in name, `package.module:attr`, `path/to/file.py:attr`, or a function or
+                class of an importable module
+    mlruns      the folder that holds studies and the MLflow database
+    resume      continue the study of this name instead of refusing
+    spec        the keys of a study file (space, sampler, seed, workers, …); trials, steps, time and
+                plateau may be given flat. `workers=0` runs trials in this process
+
+    Raises HpoError: a mistake in the spec (nothing was started), a name that is taken, a study
+    without one successful trial. KeyboardInterrupt leaves a study that `resume=True` continues.
+
+    >>> result = hpo.run("digits", space="regularization", sampler="tpe", trials=20)
+    >>> result.best.value, result.schedule.at(0.5), result.trials
+    """
+    from hpo import console as consoles
+
+    described = spec_from_keywords(objective=reference(objective), **spec)
+    sink = consoles.Console(
+        consoles.style(as_json=False, quiet=quiet), described.metric, described.direction
+    )
+    try:
+        return launch(described, Launch(Path(mlruns), resume, (sink,), sink.line))
+    finally:
+        sink.close()
+
+
+def reference(objective: str | Callable[..., Any]) -> str:
+    """How a worker process finds an objective given as an object: `module:name` or `file.py:name`.
+
+    Raises HpoError for one that no other process can find: a lambda, a function made inside
+    another, or one typed into a notebook.
+    """
+    if isinstance(objective, str):
+        return objective
+    name = getattr(objective, "__qualname__", "")
+    module = getattr(objective, "__module__", "")
+    if not name or "<" in name or not module:
+        raise HpoError(
+            f"objective {objective!r} cannot be found by name from a worker process",
+            hint="define it at the top of a module or file, and pass it or its path",
+            code="objective-not-importable",
+            path=("objective",),
+        )
+    if module != "__main__":
+        return f"{module}:{name}"
+    file = (
+        inspect.getsourcefile(sys.modules["__main__"])
+        if hasattr(sys.modules["__main__"], "__file__")
+        else None
+    )
+    if file is None:
+        raise HpoError(
+            f"objective {name} lives in an interactive session; a worker process cannot see it",
+            hint=f"save it in a file, for example my_task.py, and pass 'my_task.py:{name}'",
+            code="objective-not-importable",
+            path=("objective",),
+        )
+    return f"{Path(file).absolute()}:{name}"
+
+
+def objective(
+    objective: str, *, report: bool = True, **spec: Any
+) -> Callable[[optuna.Trial], float]:
+    """An Optuna objective: `study.optimize(hpo.objective("digits", space="l2"), n_trials=50)`.
+
+    Suggests the knobs of the space, trains once under them, reports each measurement to the trial
+    (so that the study's pruner works) and returns the metric at the best step. `spec` holds the
+    keys of a study file that describe the problem: objective_options, space, fixed, training,
+    steps, seed, seeds, minimize or maximize.
+    """
+    from hpo import problem as problems
+
+    described = spec_from_keywords(objective=objective, **spec)
+    problem = problems.load(described)
+
+    def evaluate(trial: optuna.Trial) -> float:
+        return _evaluate(problem, trial, report)
+
+    return evaluate
+
+
+def _evaluate(problem: Problem, trial: optuna.Trial, report: bool) -> float:
+    import optuna
+
+    from hpo.ledger import better
+    from hpo.samplers._suggest import suggest
+    from hpo.trial import Plan, run_trial
+
+    values: Mapping[str, Any] = suggest(trial, problem.space.coordinates())
+    plan = Plan(trial.number, 0, problem.schedule(values).to_json(), problem.spec.seed)
+    best: float | None = None
+    for measurement in run_trial(problem, plan):
+        value = measurement.metrics[problem.spec.metric]
+        if better(value, best, problem.spec.direction):
+            best = value
+        if report:
+            trial.report(value, measurement.step)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+    return float("nan") if best is None else best

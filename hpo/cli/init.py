@@ -1,0 +1,61 @@
+"""hpo init"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hpo.cli import _options
+
+EXAMPLES = """\b
+Examples:
+  hpo init my_study                    a task: model, batches, loss
+  hpo init my_study --kind function    a function that trains on its own
+"""
+
+
+@click.command("init", epilog=EXAMPLES)
+@click.argument("directory", default=".", type=click.Path(path_type=Path, file_okay=False))
+@click.option(
+    "--kind",
+    type=click.Choice(["task", "function"]),
+    default="task",
+    show_default=True,
+    help="A task can be tuned by every sampler, a function by black-box ones.",
+)
+@click.option("--force", is_flag=True, help="Overwrite files that are there.")
+@_options.as_json
+@_options.traceback
+def command(directory: Path, kind: str, force: bool, as_json: bool) -> None:
+    """Writes study.yaml and objective.py to edit."""
+    from importlib.resources import files
+
+    from hpo.errors import Conflict, HpoError
+    from hpo.folder import replace_text
+
+    templates = files("hpo") / "templates"
+    targets = {
+        directory / "study.yaml": f"{kind}.yaml",
+        directory / "objective.py": f"{kind}.py.txt",
+    }
+    taken = [path.name for path in targets if path.exists()]
+    if taken and not force:
+        raise Conflict(
+            f"{directory} holds {' and '.join(taken)} already",
+            hint="choose another folder, or overwrite with --force",
+            code="exists",
+        )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for path, template in targets.items():
+            replace_text(path.absolute(), (templates / template).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise HpoError(f"{directory}: {error.strerror}", code="unwritable") from None
+    if as_json:
+        _options.print_json({"files": [str(path) for path in targets]})
+        return
+    for path in targets:
+        click.echo(f"wrote {path}")
+    enter = "" if directory == Path() else f"cd {directory} && "
+    click.echo(f"next  {enter}hpo check study.yaml && hpo run study.yaml")

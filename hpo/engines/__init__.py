@@ -1,0 +1,45 @@
+"""Where trials run. A public file in this folder is one engine and gives it its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from search_spaces import plugins
+
+if TYPE_CHECKING:
+    from hpo.study import Study
+
+
+@dataclass(frozen=True)
+class Slots:
+    """What an engine may use: trials at once, and the share of a GPU each gets."""
+
+    workers: int
+    gpus_per_trial: float = 0.0
+    memory_per_trial: int | None = None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """`run(study, slots)` drains trials until `study.done()`; `summary` is one line for lists."""
+
+    run: Callable[[Study, Slots], None]
+    summary: str
+
+
+def names() -> list[str]:
+    """The engines there are."""
+    return plugins.names("hpo.engines")
+
+
+def load(name: str) -> Engine:
+    """The engine called `name`. Raises HpoError naming the known ones."""
+    known = names()
+    if name not in known:
+        hint = f"known: {', '.join(known)}"
+        raise plugins.unknown("engine", name, known, hint=hint, path=("engine",))
+    found: Any = plugins.load("hpo.engines", name, "ENGINE")
+    assert isinstance(found, Engine)
+    return found

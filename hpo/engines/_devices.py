@@ -1,0 +1,80 @@
+"""Which GPU, and how many threads, each worker sees: decided before torch is imported there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from hpo.engines import Slots
+from hpo.errors import Unavailable
+
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs this process may use, by the names CUDA_VISIBLE_DEVICES takes."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return [part.strip() for part in listed.split(",") if part.strip() not in {"", "-1"}]
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    try:
+        listing = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [str(i) for i, line in enumerate(listing.stdout.splitlines()) if line.startswith("GPU")]
+
+
+def environments(slots: Slots) -> list[dict[str, str]]:
+    """Environment variables for each slot: its GPUs, and threads so that workers share the cores.
+
+    A fraction packs several slots on one GPU; a worker without a GPU sees none. Raises Unavailable
+    if the slots ask for more GPUs than there are.
+    """
+    gpus = _assigned(slots.workers, slots.gpus_per_trial, visible_gpus())
+    threads = str(max(1, cores() // slots.workers))
+    return [{"CUDA_VISIBLE_DEVICES": devices, **_thread_variables(threads)} for devices in gpus]
+
+
+def cores() -> int:
+    """The processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _thread_variables(threads: str) -> Mapping[str, str]:
+    return {name: os.environ.get(name, threads) for name in _THREADS}
+
+
+def _assigned(workers: int, share: float, gpus: Sequence[str]) -> list[str]:
+    if share == 0:
+        return [""] * workers
+    if share >= 1:
+        each = int(share)
+        if each != share:
+            raise Unavailable(
+                f"gpus_per_trial {share:g}: more than one GPU comes in whole numbers",
+                hint="use 0.5, 1, 2, …",
+                code="gpus",
+                path=("gpus_per_trial",),
+            )
+        groups = [",".join(gpus[i : i + each]) for i in range(0, len(gpus) - each + 1, each)]
+        packed = groups
+    else:
+        per_gpu = int(1 / share + 1e-9)
+        packed = [gpu for gpu in gpus for _ in range(per_gpu)]
+    if len(packed) < workers:
+        raise Unavailable(
+            f"{workers} workers with {share:g} GPU each need more than the "
+            f"{len(gpus)} GPU{'' if len(gpus) == 1 else 's'} here",
+            hint=f"at most --workers {len(packed)} with this share"
+            if packed
+            else "leave --gpus-per-trial out to train on the processor",
+            code="gpus",
+            path=("gpus_per_trial",),
+        )
+    return packed[:workers]

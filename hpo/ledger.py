@@ -1,0 +1,137 @@
+"""What a study's ledger says: one frozen record a trial, their ranking, the best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from search_spaces.domains import Point
+from search_spaces.schedule import Schedule
+from search_spaces.space import SearchSpace
+
+if TYPE_CHECKING:
+    import optuna
+    import pandas
+
+OUTCOME = "hpo:outcome"
+ATTEMPTS = "hpo:attempts"
+VALUES = "hpo:values"
+
+_STATES = {
+    "COMPLETE": "complete",
+    "PRUNED": "pruned",
+    "FAIL": "failed",
+    "RUNNING": "running",
+    "WAITING": "waiting",
+}
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial of the ledger.
+
+    `value` is the metric at `step`, its best step; `holdout` the same metric on the selection
+    hold-out there, or None when the task merges the two; `coordinates` what the sampler proposed.
+    """
+
+    number: int
+    state: str
+    value: float | None
+    holdout: float | None
+    step: int | None
+    coordinates: Mapping[str, Any]
+    reason: str = ""
+    message: str = ""
+    seconds: float = 0.0
+    worker: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    attempts: Sequence[Mapping[str, Any]] = ()
+    schedule: Mapping[str, Any] | None = None
+
+    @property
+    def score(self) -> float | None:
+        """What trials are ranked by: the hold-out where there is one."""
+        return self.holdout if self.holdout is not None else self.value
+
+
+def record(frozen: optuna.trial.FrozenTrial, space: SearchSpace) -> TrialRecord:
+    """The record of an Optuna trial written by this product."""
+    outcome = frozen.user_attrs.get(OUTCOME) or {}
+    state = _STATES[frozen.state.name]
+    return TrialRecord(
+        number=frozen.number,
+        state=state,
+        value=frozen.value if state in {"complete", "pruned"} else None,
+        holdout=outcome.get("holdout"),
+        step=outcome.get("step"),
+        coordinates=coordinates(frozen, space),
+        reason=outcome.get("reason", ""),
+        message=outcome.get("message", ""),
+        seconds=outcome.get("seconds", 0.0),
+        worker=outcome.get("worker", ""),
+        metrics=outcome.get("metrics", {}),
+        attempts=frozen.user_attrs.get(ATTEMPTS, ()),
+        schedule=outcome.get("schedule"),
+    )
+
+
+def coordinates(frozen: optuna.trial.FrozenTrial, space: SearchSpace) -> dict[str, Any]:
+    """The proposed values in the knobs' own units (Optuna holds some in unit coordinates)."""
+    from hpo.samplers._suggest import from_param
+
+    domains = space.coordinates()
+    return {
+        name: from_param(domains[name], value)
+        for name, value in frozen.params.items()
+        if name in domains
+    }
+
+
+def ranked(records: Iterable[TrialRecord], direction: str) -> list[TrialRecord]:
+    """Completed trials, best first; ties by number."""
+    sign = 1 if direction == "minimize" else -1
+    done = [r for r in records if r.state == "complete" and r.score is not None]
+    return sorted(done, key=lambda r: (sign * (r.score or 0.0), r.number))
+
+
+def better(value: float, than: float | None, direction: str) -> bool:
+    """Whether `value` improves on `than`."""
+    if not math.isfinite(value):
+        return False
+    return than is None or (value < than if direction == "minimize" else value > than)
+
+
+def schedule_of(
+    trial: TrialRecord, space: SearchSpace, fixed_domains: Mapping[str, Any], fixed: Point
+) -> Schedule:
+    """The schedule a trial followed, with the knobs the study held fixed."""
+    if trial.schedule is not None:
+        return Schedule.from_json(dict(trial.schedule))
+    schedule = space.schedule(trial.coordinates)
+    return schedule.pin(fixed_domains, fixed) if fixed else schedule
+
+
+def frame(records: Sequence[TrialRecord], metric: str) -> pandas.DataFrame:
+    """The trials as a table: one row a trial, one column a proposed value."""
+    import pandas
+
+    rows = [
+        {
+            "number": r.number,
+            "state": r.state,
+            metric: r.value,
+            "holdout": r.holdout,
+            "step": r.step,
+            **{f"start.{name}": value for name, value in r.coordinates.items()},
+            "seconds": r.seconds,
+            "reason": r.reason,
+            "message": r.message,
+            "attempts": len(r.attempts) + 1,
+            "worker": r.worker,
+        }
+        for r in records
+    ]
+    columns = ["number", "state", metric, "holdout", "step"]
+    return pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=columns)

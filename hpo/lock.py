@@ -1,0 +1,123 @@
+"""One driver for one study: a lock that dies with its holder, and a lease for remote ledgers."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock, Timeout
+
+from hpo.errors import Conflict
+
+LEASE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class DriverLock:
+    """The lock of a study folder; the operating system frees it at any death of its holder."""
+
+    lock: FileLock
+    holder: Path
+
+    def release(self) -> None:
+        self.holder.unlink(missing_ok=True)
+        self.lock.release()
+
+
+def lock(folder: Path, study: str) -> DriverLock:
+    """The lock of the study in `folder`. Raises Conflict if another process holds it."""
+    file_lock, holder_file = FileLock(folder / "driver.lock"), folder / "driver.json"
+    try:
+        file_lock.acquire(timeout=1)
+    except Timeout:
+        raise Conflict(
+            f"study {study} is being run by another process{_describe(_read(holder_file))}",
+            hint=f"look at it with hpo show {study}, end it with hpo stop {study}",
+            code="locked",
+        ) from None
+    holder_file.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+    return DriverLock(file_lock, holder_file)
+
+
+def holder(folder: Path) -> dict[str, Any] | None:
+    """Process and host of the live driver of the study in `folder`, or None."""
+    holder_file = folder / "driver.json"
+    if not holder_file.exists():
+        return None
+    probe = FileLock(folder / "driver.lock")
+    try:
+        probe.acquire(timeout=0)
+    except Timeout:
+        try:
+            found = json.loads(_read(holder_file))
+        except ValueError:
+            found = {}
+        return found if isinstance(found, dict) else {}
+    probe.release()
+    return None
+
+
+class _Attributes(Protocol):
+    @property
+    def user_attrs(self) -> dict[str, Any]: ...
+
+    def set_user_attr(self, key: str, value: Any) -> None: ...
+
+
+class Lease:
+    """The right to drive a study whose ledger is a shared database, renewed while it is used."""
+
+    def __init__(self, study: _Attributes, name: str) -> None:
+        found = study.user_attrs.get("hpo:driver") or {}
+        me = {"pid": os.getpid(), "host": socket.gethostname()}
+        if found.get("until", 0) > time.time() and not _dead(found):
+            raise Conflict(
+                f"study {name} is being run by another process{_describe(json.dumps(found))}",
+                hint=f"its lease ends {LEASE_SECONDS:.0f} s after its last sign of life",
+                code="locked",
+            )
+        self._study, self._me, self._renewed = study, me, 0.0
+        self.renew()
+
+    def renew(self) -> None:
+        """Extends the lease if a third of it has passed."""
+        now = time.time()
+        if now - self._renewed > LEASE_SECONDS / 3:
+            self._renewed = now
+            self._study.set_user_attr("hpo:driver", {**self._me, "until": now + LEASE_SECONDS})
+
+    def release(self) -> None:
+        self._study.set_user_attr("hpo:driver", {})
+
+
+def _dead(found: dict[str, Any]) -> bool:
+    """Whether the holder was on this host and is gone."""
+    if found.get("host") != socket.gethostname():
+        return False
+    try:
+        os.kill(int(found["pid"]), 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, KeyError, ValueError):
+        return False
+    return int(found["pid"]) == os.getpid()
+
+
+def _describe(text: str) -> str:
+    try:
+        found = json.loads(text)
+        return f" (pid {found['pid']} on {found['host']})"
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

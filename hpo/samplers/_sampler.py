@@ -1,0 +1,62 @@
+"""What a sampler is: the record that every file of this folder defines as SAMPLER."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import optuna
+
+    from search_spaces.domains import Domain
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """The record of a sampler that has nothing to set."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a sampler is asked for.
+
+    `coordinates` are the scalar knobs of the study, parents before the knobs that depend on them;
+    empty in a define-by-run script whose space is not known beforehand. `options` is the sampler's
+    own record, `trials` the budget where there is one.
+    """
+
+    coordinates: Mapping[str, Domain] = field(default_factory=dict)
+    options: Any = field(default_factory=NoOptions)
+    trials: int | None = None
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A method that chooses points between runs (`propose`) and maybe bends them in a run (`tune`).
+
+    propose         seed and request -> an Optuna sampler; called again at every trial, so whatever
+                    it must remember lies in the study's trials
+    options         the frozen dataclass of its options
+    tune            the in-run half, a `Tuner` class
+    needs           what it cannot do without: "task", "differentiable", "ray"
+    refuse          request -> why this space cannot be searched, or None; a second line says what
+                    to do instead
+    one_sequence    True: the seed is the study's own at every trial; False: one derived from it
+    exhausted       study and request -> whether every point has been proposed
+    joint           request -> names of the coordinates that are drawn together, where the space
+                    tells; without it, or for None, Optuna infers them from the trials
+    most            how many coordinates it can search
+    summary         a line for `hpo list samplers`
+    """
+
+    propose: Callable[[int, Request], optuna.samplers.BaseSampler]
+    options: type = NoOptions
+    tune: Callable[..., object] | None = None
+    needs: frozenset[str] = frozenset()
+    refuse: Callable[[Request], str | None] | None = None
+    one_sequence: bool = False
+    exhausted: Callable[[optuna.Study, Request], bool] | None = None
+    joint: Callable[[Request], list[str] | None] | None = None
+    most: int = 256
+    summary: str = ""

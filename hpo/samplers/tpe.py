@@ -1,0 +1,79 @@
+"""Tree-structured Parzen estimator: models where the good trials lie and draws more from there.
+
+Bergstra et al., Algorithms for hyper-parameter optimization, NeurIPS 2011. Pruned trials count, by
+how far they came; running trials count as bad ones, so parallel workers spread out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from hpo.samplers._options import option
+from hpo.samplers._sampler import Request, Sampler
+from search_spaces.errors import HpoError
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+
+@dataclass(frozen=True)
+class Options:
+    """`startup_trials`: random trials before the model is used; `candidates`: how many draws the
+    model chooses from; `multivariate`: model knobs together; `group`: model each set of knobs that
+    occur together on its own (by default where some knobs depend on others)."""
+
+    startup_trials: int = option(10, at_least=0)
+    candidates: int = option(24, at_least=1)
+    multivariate: bool = option(True)
+    group: bool | None = option(None)
+
+    def __post_init__(self) -> None:
+        if self.group and not self.multivariate:
+            raise HpoError(
+                "sampler tpe: group needs multivariate",
+                hint="leave multivariate out, or set group: false",
+                code="bad-option",
+                path=("group",),
+            )
+
+
+def propose(seed: int, request: Request) -> BaseSampler:
+    from optuna.samplers import TPESampler
+
+    from hpo.samplers._dice import seeded
+    from hpo.samplers._quiet import quiet
+
+    options: Options = request.options
+    build = partial(
+        TPESampler,
+        n_startup_trials=options.startup_trials,
+        n_ei_candidates=options.candidates,
+        multivariate=options.multivariate,
+    )
+    if not _grouped(request):
+        return seeded(build(), seed)
+    with quiet():
+        return seeded(build(group=True), seed)
+
+
+def joint(request: Request) -> list[str] | None:
+    if _grouped(request) or not request.options.multivariate:
+        return None
+    return [name for name, domain in request.coordinates.items() if not domain.when]
+
+
+def _grouped(request: Request) -> bool:
+    options: Options = request.options
+    if options.group is None and options.multivariate:
+        return any(domain.when for domain in request.coordinates.values())
+    return bool(options.group)
+
+
+SAMPLER = Sampler(
+    propose,
+    Options,
+    joint=joint,
+    summary="models where good trials lie (tree-structured Parzen estimator)",
+)

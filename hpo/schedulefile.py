@@ -1,0 +1,146 @@
+"""Schedule files: read, found behind a study's name, exported as JSON, CSV or plain Python."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from hpo.errors import HpoError
+from hpo.folder import replace_text
+from hpo.result import open_study
+from search_spaces.schedule import Schedule
+
+LARGEST_FILE = 50_000_000
+ROWS = 101
+
+
+def read(path: Path) -> Schedule:
+    """The schedule in a JSON file. Raises HpoError naming what is wrong; executes nothing."""
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise HpoError(f"{path}: larger than {LARGEST_FILE} bytes", code="bad-schedule")
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise HpoError(f"{path}: {error.strerror}", code="no-file") from None
+    except (ValueError, RecursionError):
+        raise HpoError(
+            f"{path}: is not JSON",
+            hint="hpo schedule --out FILE.json writes a schedule that can be read back",
+            code="bad-schedule",
+        ) from None
+    try:
+        return Schedule.from_json(data)
+    except HpoError as error:
+        raise HpoError(f"{path}: {error.message}", hint=error.hint, code=error.code) from None
+
+
+def find(source: str, mlruns: Path) -> Schedule:
+    """The schedule a user means: a JSON file, or a study whose best trial followed it."""
+    path = Path(source)
+    if path.suffix == ".json" or (path.is_file() and not path.is_dir()):
+        return read(path)
+    return open_study(source, mlruns).schedule
+
+
+def start_point(source: str, mlruns: Path) -> dict[str, Any]:
+    """Where a schedule ends: the values another study starts from."""
+    return dict(find(source, mlruns).at(1.0))
+
+
+def write(schedule: Schedule, path: Path) -> None:
+    """Writes the schedule as .json (read back exactly), .csv or a dependency-free .py."""
+    writers = {".json": _json, ".csv": to_csv, ".py": to_python}
+    if path.suffix not in writers:
+        raise HpoError(
+            f"--out {path}: cannot tell the format from {path.suffix or 'no ending'!r}",
+            hint="end the name in .json, .csv or .py",
+            code="bad-format",
+        )
+    if not path.absolute().parent.is_dir():
+        raise HpoError(f"--out {path}: no such folder {path.absolute().parent}", code="no-folder")
+    try:
+        replace_text(path.absolute(), writers[path.suffix](schedule))
+    except OSError as error:
+        raise HpoError(f"--out {path}: {error.strerror}", code="unwritable") from None
+
+
+def to_csv(schedule: Schedule) -> str:
+    """progress and one column a knob, in hundredths of the training."""
+    stream = io.StringIO()
+    rows = [(i / (ROWS - 1), schedule.at(i / (ROWS - 1))) for i in range(ROWS)]
+    columns = _columns(rows[0][1])
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["progress", *columns])
+    for progress, point in rows:
+        flat = _columns(point)
+        writer.writerow([f"{progress:.2f}", *(flat[name] for name in columns)])
+    return stream.getvalue()
+
+
+def to_python(schedule: Schedule) -> str:
+    """A module with one function of progress that needs nothing but Python."""
+    rows = [
+        (progress, {k: _plain(v) for k, v in schedule.at(progress).items()})
+        for progress in _support(schedule)
+    ]
+    table = "\n".join(f"    ({progress!r}, {point!r})," for progress, point in rows)
+    return f'''"""A regularization schedule found by hpo: at(progress) -> {{knob: value}}."""
+
+POINTS = [
+{table}
+]
+
+
+def at(progress):
+    """The strength of each knob at a progress between 0 and 1."""
+    progress = min(max(progress, 0.0), 1.0)
+    before, after = POINTS[0], POINTS[-1]
+    for point in POINTS:
+        if point[0] <= progress:
+            before = point
+        if point[0] >= progress:
+            after = point
+            break
+    width = after[0] - before[0]
+    share = (progress - before[0]) / width if width else 0.0
+    return {{
+        name: _between(value, after[1][name], share) for name, value in before[1].items()
+    }}
+
+
+def _between(low, high, share):
+    if isinstance(low, tuple):
+        return tuple(_between(a, b, share) for a, b in zip(low, high))
+    if isinstance(low, float) and isinstance(high, float):
+        return low + share * (high - low)
+    return high if share >= 1.0 else low
+'''
+
+
+def _json(schedule: Schedule) -> str:
+    return json.dumps(schedule.to_json(), indent=1) + "\n"
+
+
+def _support(schedule: Schedule) -> list[float]:
+    """Points dense enough that straight lines between them follow the schedule."""
+    if not schedule.moving(0.0):
+        return [0.0]
+    grid = {i / (ROWS - 1) for i in range(ROWS)}
+    return sorted(grid | set(schedule.knots()))
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _columns(point: Any) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in point.items():
+        if isinstance(value, tuple | list):
+            flat |= {f"{name}[{i}]": entry for i, entry in enumerate(value)}
+        else:
+            flat[name] = value
+    return flat

@@ -1,0 +1,284 @@
+"""The frozen description of a study, read from YAML or keywords and checked with places."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from hpo.errors import HpoError, SpecError
+from hpo.yamlfile import Document
+from search_spaces.plugins import closest
+
+_DURATION = re.compile(r"^(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?$")
+_SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?$", re.IGNORECASE)
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
+
+def seconds(value: Any) -> Any:
+    """A duration such as 90s, 20m, 2h or 1h30m, or a number of seconds, in seconds."""
+    if not isinstance(value, str):
+        return value
+    match = _DURATION.match(value.strip()) if value.strip() else None
+    if match is None:
+        raise ValueError("write a duration as 90s, 20m, 2h or 1h30m")
+    hours, minutes, rest = (float(part or 0) for part in match.groups())
+    return 3600 * hours + 60 * minutes + rest
+
+
+def gibibytes(value: Any) -> Any:
+    """An amount of memory such as 2GiB, 800MB or a number of bytes, in bytes."""
+    if not isinstance(value, str):
+        return value
+    match = _SIZE.match(value.strip())
+    if match is None:
+        raise ValueError("write an amount of memory as 800MiB or 4GiB")
+    power = " KMGT".index(match.group(2).upper() or " ")
+    return int(float(match.group(1)) * 1024**power)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Budget(_Record):
+    """How much a study may cost."""
+
+    trials: int = Field(20, ge=1, le=1_000_000)
+    steps: int | None = Field(None, ge=1)
+    time: Annotated[float | None, BeforeValidator(seconds)] = Field(None, gt=0)
+    plateau: int | None = Field(None, ge=1)
+
+
+class StudySpec(_Record):
+    """What a study is: objective, space, sampler, budget, engine. Every field has a default but
+    `objective`; unknown keys are errors."""
+
+    name: str = Field("", pattern=r"^$|" + _NAME)
+    objective: str = Field(min_length=1)
+    objective_options: dict[str, Any] = {}
+    space: str | dict[str, Any] = "regularization"
+    fixed: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+    sampler: str = "tpe"
+    sampler_options: dict[str, Any] = {}
+    minimize: str | None = Field(None, min_length=1)
+    maximize: str | None = Field(None, min_length=1)
+    budget: Budget = Budget()  # type: ignore[call-arg]
+    prune: str | dict[str, Any] = "none"
+    seed: int = Field(0, ge=0, lt=2**31)
+    seeds: int = Field(1, ge=1, le=100)
+    engine: str = "optuna"
+    workers: int | None = Field(None, ge=0, le=4096)
+    gpus_per_trial: float = Field(0.0, ge=0)
+    memory_per_trial: Annotated[int | None, BeforeValidator(gibibytes)] = Field(None, gt=0)
+    retries: int = Field(2, ge=0, le=100)
+    storage: str | None = None
+    tracking_uri: str | None = None
+    mlflow: bool = True
+
+    @property
+    def metric(self) -> str:
+        """The metric that is minimized or maximized."""
+        return self.maximize or self.minimize or "val_loss"
+
+    @property
+    def direction(self) -> Literal["minimize", "maximize"]:
+        return "maximize" if self.maximize else "minimize"
+
+    def plain(self) -> dict[str, Any]:
+        """The spec as plain data, complete, in the order of the file."""
+        return self.model_dump(exclude_none=True)
+
+
+# What a resumed study may change: how much and where, never what.
+CHANGEABLE = frozenset(
+    {"budget", "workers", "gpus_per_trial", "memory_per_trial", "retries", "engine", "mlflow"}
+    | {"tracking_uri"}
+)
+
+
+@dataclass(frozen=True)
+class Override:
+    """One value given outside the file: `path` in the spec, and the `origin` errors name."""
+
+    path: tuple[str, ...]
+    value: Any
+    origin: str
+
+
+def parse(document: Document, overrides: Sequence[Override] = ()) -> StudySpec:
+    """The spec in `document` with `overrides` laid over it.
+
+    Raises SpecError that names file, line and column, or the option, of the mistake.
+    """
+    data = _laid_over(document.data, overrides)
+    try:
+        return from_mapping(data, default_name=_stem(document.name))
+    except HpoError as error:
+        raise placed(error, document, overrides) from None
+
+
+def from_mapping(data: Mapping[str, Any], default_name: str = "") -> StudySpec:
+    """The spec in plain `data`. Raises HpoError whose `path` is the key at fault."""
+    try:
+        spec = StudySpec.model_validate(dict(data))
+    except ValidationError as error:
+        raise _first(error) from None
+    if spec.minimize and spec.maximize:
+        raise HpoError(
+            "minimize and maximize are both given",
+            hint="a study has one goal: keep one of them",
+            code="two-goals",
+            path=("maximize",),
+        )
+    if spec.name:
+        return spec
+    name = default_name or f"{_short(spec.objective)}-{_short(spec.sampler)}"
+    return spec.model_copy(update={"name": name})
+
+
+def placed(
+    error: HpoError, document: Document | None, overrides: Sequence[Override] = ()
+) -> HpoError:
+    """`error` with its place: the option that set the value, or file, line and column."""
+    for override in overrides:
+        if error.path and tuple(error.path)[: len(override.path)] == override.path:
+            return SpecError(
+                f"{override.origin}: {error.message}",
+                hint=error.hint,
+                code=error.code,
+                found=error.found,
+                suggest=error.suggest,
+                path=error.path,
+            )
+    if isinstance(error, SpecError) or document is None or not error.path:
+        return error
+    return document.locate(error)
+
+
+def override(text: str) -> Override:
+    """`KEY=VALUE` of the command line, VALUE read as YAML. Raises HpoError without a `=`."""
+    from hpo.yamlfile import scalar
+
+    key, found, value = text.partition("=")
+    if not found or not key.strip():
+        raise HpoError(
+            f"--set {text}: write KEY=VALUE", hint="for example --set budget.trials=8", code="set"
+        )
+    return Override(tuple(key.strip().split(".")), scalar(value), f"--set {text}")
+
+
+def _laid_over(data: Mapping[str, Any], overrides: Sequence[Override]) -> dict[str, Any]:
+    result: dict[str, Any] = {k: dict(v) if isinstance(v, dict) else v for k, v in data.items()}
+    for change in overrides:
+        path = _knob_path(change.path)
+        target = result
+        for key in path[:-1]:
+            inner = target.get(key)
+            target[key] = dict(inner) if isinstance(inner, dict) else {}
+            target = target[key]
+        target[path[-1]] = change.value
+    goals = {change.path[0] for change in overrides} & {"minimize", "maximize"}
+    for goal in goals:  # a goal given as an option replaces the goal of the file
+        result.pop({"minimize": "maximize", "maximize": "minimize"}[goal], None)
+    return result
+
+
+def _knob_path(path: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of knobs hold dots: space.augment.rotate.low means knob augment.rotate, key low."""
+    if path[0] not in {"space", "fixed"} or len(path) <= 2:
+        return path
+    if path[0] == "fixed":
+        return ("fixed", ".".join(path[1:]))
+    if len(path) == 3:
+        return path
+    return ("space", ".".join(path[1:-1]), path[-1])
+
+
+def _first(errors: ValidationError) -> HpoError:
+    detail = errors.errors(include_url=False)[0]
+    path = _spec_path(detail["loc"])
+    where = ".".join(map(str, path))
+    kind, found = detail["type"], detail.get("input")
+    if kind == "extra_forbidden":
+        known = _known(path[:-1])
+        suggest = closest(str(path[-1]), known)
+        did_you_mean = f", did you mean {suggest!r}?" if suggest else ""
+        return HpoError(
+            f"unknown key {path[-1]!r}{did_you_mean}",
+            hint=f"known: {', '.join(known)}",
+            code="unknown-key",
+            found=path[-1],
+            suggest=suggest,
+            path=path,
+        )
+    if kind == "missing":
+        return HpoError(
+            f"{where} is missing",
+            hint="name what is trained: objective: digits (hpo list objectives)",
+            code="missing-key",
+            path=path,
+        )
+    if kind == "string_pattern_mismatch":
+        return HpoError(
+            f"{where} {found!r} cannot be a folder name",
+            hint="use letters, digits, dot, dash and underscore, starting with a letter or digit",
+            code="bad-name",
+            found=found,
+            path=path,
+        )
+    return HpoError(
+        f"{where} is {_shown(found)}; {_allowed(detail)}", code="bad-value", found=found, path=path
+    )
+
+
+def _spec_path(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Pydantic adds the name of a union's branch (`str`, `dict[str,any]`) as a last part."""
+    branches = {"str", "dict[str,any]", "float", "int"}
+    return tuple(part for i, part in enumerate(location) if i == 0 or part not in branches)
+
+
+def _known(path: Sequence[int | str]) -> list[str]:
+    record = Budget if tuple(path) == ("budget",) else StudySpec
+    return sorted(record.model_fields)
+
+
+def _allowed(detail: Any) -> str:
+    context = detail.get("ctx", {})
+    sentences = {
+        "int_type": "it must be a whole number",
+        "float_type": "it must be a number",
+        "string_type": "it must be text",
+        "bool_type": "it must be true or false",
+        "dict_type": "it must hold keys and values",
+        "model_type": "it must hold keys and values",
+        "model_attributes_type": "it must hold keys and values",
+        "finite_number": "it must be finite",
+        "string_too_short": "it must not be empty",
+        "greater_than_equal": f"it must be at least {context.get('ge')}",
+        "greater_than": f"it must be greater than {context.get('gt')}",
+        "less_than_equal": f"it must be at most {context.get('le')}",
+        "less_than": f"it must be below {context.get('lt')}",
+        "value_error": str(context.get("error", "")),
+    }
+    return sentences.get(detail["type"]) or str(detail["msg"])
+
+
+def _shown(found: Any) -> str:
+    text = repr(found)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _stem(name: str) -> str:
+    stem = Path(name).stem
+    return stem if re.match(_NAME, stem) and stem not in {"study", "-"} else ""
+
+
+def _short(reference: str) -> str:
+    name = re.split(r"[:/\\]", reference)[-1]
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", name).lstrip(".-_") or "study"

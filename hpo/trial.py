@@ -1,0 +1,309 @@
+"""One trial: a plan goes in, Measurements come out. The same call in any process.
+
+Everything a worker needs is text and numbers (`Job`, `Plan`), so a local process and a remote actor
+are the same thing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+import traceback
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from hpo.errors import HpoError
+from hpo.problem import Problem
+from objectives.training.measurement import Measurement
+from search_spaces.schedule import Schedule
+
+State = Literal["complete", "pruned", "failed"]
+Reason = Literal["", "nan", "oom", "lost", "error"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one execution of a trial needs besides the study's spec."""
+
+    number: int
+    attempt: int
+    schedule: dict[str, Any]
+    seed: int
+    checkpoint: str | None = None
+    alone: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended. `message` is one line for people, `traceback` what a developer needs."""
+
+    state: State
+    reason: Reason = ""
+    message: str = ""
+    traceback: str = ""
+    seconds: float = 0.0
+    worker: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run_trial(problem: Problem, plan: Plan) -> Generator[Measurement]:
+    """The measurements of one trial, repeats over seeds averaged step by step.
+
+    Closing the generator prunes the trial. Raises whatever the objective raises, and HpoError
+    where the objective breaks its contract.
+    """
+    schedule = Schedule.from_json(plan.schedule)
+    seeds = [plan.seed + repeat for repeat in range(problem.spec.seeds)]
+    runs = [_run_once(problem, plan, schedule, seed) for seed in seeds]
+    return runs[0] if len(runs) == 1 else _averaged(runs)
+
+
+def drain(problem: Problem, plan: Plan, observe: Callable[[Measurement], bool]) -> Outcome:
+    """Runs a trial to its end, handing each measurement to `observe`, whose False prunes it.
+
+    Whatever the objective raises becomes an outcome; only KeyboardInterrupt passes through.
+    """
+    started = time.perf_counter()
+    outcome = _drained(problem, plan, observe)
+    return replace(outcome, seconds=time.perf_counter() - started)
+
+
+def _drained(problem: Problem, plan: Plan, observe: Callable[[Measurement], bool]) -> Outcome:
+    metric = problem.spec.metric
+    try:
+        with closing(run_trial(problem, plan)) as run:
+            for measurement in run:
+                goes_on = observe(measurement)
+                if not finite(measurement, metric):
+                    value = measurement.metrics[metric]
+                    return Outcome(
+                        "failed", "nan", f"{metric} is {value} at step {measurement.step}"
+                    )
+                if not goes_on:
+                    return Outcome("pruned")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        return failure(error)
+    return Outcome("complete")
+
+
+def failure(error: BaseException) -> Outcome:
+    """The outcome of a trial that raised: out of memory, or an error of the objective's."""
+    text = "".join(traceback.format_exception(error))
+    if is_out_of_memory(error):
+        return Outcome("failed", "oom", _one_line(error), text)
+    if isinstance(error, HpoError):
+        return Outcome("failed", "error", str(error), text)
+    if isinstance(error, SystemExit):
+        message = f"the objective called sys.exit({error.code!r})"
+        return Outcome("failed", "error", message + _place(error), text)
+    return Outcome("failed", "error", f"{_one_line(error)}{_place(error)}", text)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out, on a device or in the machine."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and (
+        "CUDA out of memory" in text or "can't allocate memory" in text
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _place(error: BaseException) -> str:
+    """File and line where the error arose, outside installed packages if possible."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [
+        frame
+        for frame in frames
+        if "site-packages" not in frame.filename and not frame.filename.startswith("<")
+    ]
+    if not own:
+        return ""
+    return f"  ({Path(own[-1].filename).name}:{own[-1].lineno})"
+
+
+def finite(measurement: Measurement, metric: str) -> bool:
+    """Whether the minimized or maximized metric of a measurement is a finite number."""
+    return math.isfinite(measurement.metrics[metric])
+
+
+def _run_once(
+    problem: Problem, plan: Plan, schedule: Schedule, seed: int
+) -> Generator[Measurement]:
+    if not problem.is_task:
+        return _black_box(problem, schedule, seed)
+    from objectives.training.loop import train
+    from objectives.training.tuner import Follow
+
+    checkpoint = None
+    if plan.checkpoint:
+        checkpoint = Path(plan.checkpoint) / f"seed-{seed}.pt"
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    assert problem.training is not None
+    return train(
+        problem.target,
+        problem.regularizers,
+        Follow(schedule),
+        problem.training,
+        seed,
+        checkpoint=checkpoint,
+        device=default_device(),
+    )
+
+
+def default_device() -> str:
+    """cuda, or mps, where this process sees one, else cpu."""
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+class _Knobs:
+    """`h(progress)` of a black-box objective; remembers how far the objective says it is."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+        self.progress: float | None = None
+
+    def __call__(self, progress: float = 0.0) -> dict[str, Any]:
+        self.progress = float(progress)
+        return self.schedule.at(self.progress)
+
+
+def _black_box(problem: Problem, schedule: Schedule, seed: int) -> Generator[Measurement]:
+    knobs = _Knobs(schedule)
+    returned = _call(problem.target, knobs, seed)
+    if not inspect.isgenerator(returned):
+        metrics = _metrics(returned, problem, "returned")
+        yield Measurement(1, 1.0, metrics, schedule.at(knobs.progress or 0.0), {})
+        return
+    step = 0
+    with _closing(returned) as reports:
+        for report in reports:
+            metrics = _metrics(report, problem, "yielded")
+            step = int(metrics.pop("step", step + 1))
+            progress = metrics.pop("progress", knobs.progress)
+            at = min(max(float(progress or 0.0), 0.0), 1.0)
+            yield Measurement(step, at, metrics, schedule.at(at), {})
+    if step == 0:
+        raise HpoError(
+            f"objective {problem.spec.objective} ended without yielding anything",
+            hint=f'yield {{"{problem.spec.metric}": …}} at least once, or return a number',
+            code="no-measurement",
+        )
+
+
+class _closing:
+    """Closes a user's generator on exit; one that yields after being closed is only noted."""
+
+    def __init__(self, generator: Any) -> None:
+        self.generator = generator
+
+    def __enter__(self) -> Any:
+        return self.generator
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.generator.close()
+        except RuntimeError as error:
+            if "ignored GeneratorExit" not in str(error):
+                raise
+            import sys
+
+            print("note: the objective yielded after it was closed; ignored", file=sys.stderr)
+
+
+def _call(objective: Callable[..., Any], knobs: _Knobs, seed: int) -> Any:
+    try:
+        parameters: Sequence[str] = list(inspect.signature(objective).parameters)
+    except (TypeError, ValueError):
+        parameters = ("h", "seed")
+    return objective(knobs, seed) if len(parameters) >= 2 else objective(knobs)
+
+
+def _metrics(report: Any, problem: Problem, verb: str) -> dict[str, float]:
+    metric, name = problem.spec.metric, problem.spec.objective
+    if isinstance(report, Mapping):
+        metrics = {str(key): _number(value, str(key), name) for key, value in report.items()}
+    elif report is None:
+        raise HpoError(
+            f"objective {name} {verb} nothing",
+            hint=f'return a number, or yield {{"{metric}": …}}',
+            code="no-measurement",
+        )
+    else:
+        metrics = {metric: _number(report, metric, name)}
+    if metric not in metrics:
+        given = ", ".join(sorted(set(metrics) - {"step", "progress"})) or "no metric"
+        raise HpoError(
+            f"objective {name} {verb} {given}, not {metric}, which the study {_goal(problem)}s",
+            hint=f"set {_goal(problem)}: to a metric the objective gives",
+            code="no-metric",
+            found=given,
+        )
+    return metrics
+
+
+def _goal(problem: Problem) -> str:
+    return problem.spec.direction
+
+
+def _number(value: Any, key: str, name: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise HpoError(
+            f"objective {name} gave {key} = {str(value)[:60]!r}, which is not a number",
+            hint="metrics are numbers, or things float() takes",
+            code="not-a-number",
+        ) from None
+
+
+def _averaged(runs: Sequence[Generator[Measurement]]) -> Generator[Measurement]:
+    """Runs in lock-step; a run that ended early keeps its last measurement."""
+    last: list[Measurement | None] = [None] * len(runs)
+    live = set(range(len(runs)))
+    try:
+        while live:
+            for index in sorted(live):
+                try:
+                    last[index] = next(runs[index])
+                except StopIteration:
+                    live.discard(index)
+            present = [m for m in last if m is not None]
+            if live and present:
+                yield _mean(present)
+    finally:
+        for run in runs:
+            run.close()
+
+
+def _mean(measurements: Sequence[Measurement]) -> Measurement:
+    first = max(measurements, key=lambda measurement: measurement.step)
+    shared = [key for key in first.metrics if all(key in other.metrics for other in measurements)]
+    return Measurement(
+        first.step,
+        first.progress,
+        {k: sum(m.metrics[k] for m in measurements) / len(measurements) for k in shared},
+        first.point,
+        {k: sum(m.cost.get(k, 0.0) for m in measurements) for k in first.cost},
+    )

@@ -1,0 +1,1 @@
+"""Readers of the data sets behind the built-in objectives."""

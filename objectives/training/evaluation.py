@@ -1,0 +1,137 @@
+"""Metrics of a model on one split, without any regularizer."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from objectives.training.stream import as_batch, empty_split, one_pass
+from objectives.training.task import Task, classes_of, splits_of, task_name
+from search_spaces.errors import HpoError
+from search_spaces.regularizer import Batch
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards each module is in the mode it was in before."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def evaluate(
+    task: Task, model: nn.Module, split: str, device: torch.device | str = "cpu"
+) -> dict[str, float]:
+    """The averages over the examples of a split: "loss", "error", and the task's own metrics.
+
+    "error" is the share of examples whose largest output is not at their class; it is given for
+    class targets when the model puts out one row of `classes` numbers for each example. The model
+    is in evaluation mode, no gradient is kept.
+    """
+    if split not in splits_of(task):
+        raise HpoError(
+            f"objective {task_name(task)} has no split '{split}'",
+            hint=f"its splits: {', '.join(splits_of(task))}",
+            code="unknown-split",
+        )
+    classes = classes_of(task)
+    sums: dict[str, float] = {}
+    rows = 0
+    rng = torch.Generator().manual_seed(
+        0
+    )  # should the task shuffle: the same way at each evaluation
+    with evaluating(model), torch.no_grad():
+        for raw in one_pass(task, split, rng):
+            inputs, targets = as_batch(raw, task, split)
+            batch = Batch(inputs.to(device), targets.to(device))
+            for name, value in _batch_sums(task, model, batch, classes).items():
+                sums[name] = sums.get(name, 0.0) + value
+            rows += len(batch.targets)
+    if rows == 0:
+        raise empty_split(task, split)
+    return {name: value / rows for name, value in sums.items()}
+
+
+def checked_loss(loss: object, rows: int, task: object) -> Tensor:
+    """The loss of a batch if it is one number, or one for each example; else HpoError."""
+    if not isinstance(loss, Tensor):
+        raise _bad_loss(task, f"gave {type(loss).__name__}, not a tensor")
+    if not loss.is_floating_point():
+        raise _bad_loss(task, f"gave whole numbers ({loss.dtype})")
+    if loss.ndim > 1 or (loss.ndim == 1 and len(loss) not in (1, rows)):
+        raise _bad_loss(task, f"gave shape {tuple(loss.shape)} for a batch of {rows}")
+    return loss
+
+
+def _bad_loss(task: object, found: str) -> HpoError:
+    return HpoError(
+        f"objective {task_name(task)}: loss {found}",
+        hint="loss(model, batch) must give one number for each example, or their mean",
+        code="bad-loss",
+    )
+
+
+def _batch_sums(
+    task: Task, model: nn.Module, batch: Batch, classes: int | None
+) -> dict[str, float]:
+    rows = len(batch.targets)
+    with _outputs(model) as outputs:
+        loss = checked_loss(task.loss(model, batch), rows, task)
+    sums = {"loss": float(loss.mean()) * rows}
+    if classes is not None and outputs:
+        wrong = _wrong(outputs[-1], batch.targets, classes)
+        if wrong is not None:
+            sums["error"] = wrong
+    metrics = getattr(task, "metrics", None)
+    if callable(metrics):
+        sums |= _metric_sums(metrics(model, batch), rows, task)
+    return sums
+
+
+@contextmanager
+def _outputs(model: nn.Module) -> Iterator[list[Any]]:
+    """Collects what the model puts out, so that the error costs no second forward pass."""
+    outputs: list[Any] = []
+    handle = model.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
+def _wrong(output: object, targets: Tensor, classes: int) -> float | None:
+    """How many examples are put into a wrong class; None if there are no classes to compare."""
+    if not isinstance(output, Tensor) or output.shape != (len(targets), classes):
+        return None
+    if targets.ndim == 2 and targets.is_floating_point():
+        targets = targets.argmax(dim=1)
+    if targets.ndim != 1 or targets.is_floating_point():
+        return None
+    return float((output.argmax(dim=1) != targets).sum())
+
+
+def _metric_sums(metrics: object, rows: int, task: object) -> dict[str, float]:
+    if not isinstance(metrics, Mapping):
+        raise HpoError(
+            f"objective {task_name(task)}: metrics gave {type(metrics).__name__}, not a dict",
+            hint='metrics(model, batch) must give {"name": tensor with one number per example}',
+            code="bad-metrics",
+        )
+    sums = {}
+    for name, value in metrics.items():
+        number = torch.as_tensor(value, dtype=torch.float64)
+        if number.ndim > 1 or (number.ndim == 1 and len(number) not in (1, rows)):
+            raise HpoError(
+                f"objective {task_name(task)}: metric {name} has shape {tuple(number.shape)} "
+                f"for a batch of {rows}",
+                hint="give one number for each example, or their mean",
+                code="bad-metrics",
+            )
+        sums[str(name)] = float(number.mean()) * rows
+    return sums

@@ -1,0 +1,28 @@
+"""The optimizers of the loop, none with a weight decay of its own."""
+
+from collections.abc import Iterable
+
+import torch
+
+from objectives.training.options import Training
+
+
+def build_optimizer(
+    parameters: Iterable[torch.nn.Parameter], training: Training
+) -> torch.optim.Optimizer:
+    """The optimizer that a training asks for.
+
+    Decoupled weight decay is a regularizer whose hook runs just before the step, so `adamw` here is
+    Adam; with that regularizer it is AdamW (Loshchilov and Hutter, 2019).
+    """
+    rate = training.learning_rate
+    if training.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
+    momentum = training.momentum if training.optimizer == "momentum" else 0.0
+    return torch.optim.SGD(parameters, lr=rate, momentum=momentum)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Sets the learning rate of the coming step."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate

@@ -1,0 +1,118 @@
+"""The file format of a schedule: plain JSON with a version, read back without loss or surprise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from search_spaces._curve import Track
+from search_spaces._numbers import number, shown
+from search_spaces.domains import parse
+from search_spaces.errors import HpoError
+from search_spaces.plugins import unknown
+from search_spaces.space import SearchSpace
+
+FORMAT = 1
+KIND = "hpo-schedule"
+KEYS = ("format", "kind", "space", "tracks", "about")
+TRACK_KEYS = ("form", "progress", "values", "options")
+MOST_KNOBS = 2000
+
+
+def write(space: Mapping[str, Any], tracks: Mapping[str, Track]) -> dict[str, Any]:
+    """The document of a schedule."""
+    return {
+        "format": FORMAT,
+        "kind": KIND,
+        "space": dict(space),
+        "tracks": {name: _written(track) for name, track in tracks.items()},
+    }
+
+
+def _written(track: Track) -> dict[str, Any]:
+    values = [list(value) if isinstance(value, tuple) else value for value in track.values]
+    data: dict[str, Any] = {
+        "form": track.form,
+        "progress": list(track.progress),
+        "values": values,
+    }
+    return data | ({"options": dict(track.options)} if track.options else {})
+
+
+def read(data: object) -> tuple[SearchSpace, dict[str, Track]]:
+    """Space and tracks of a document; `about` may hold anything and is not read."""
+    document = _mapping("schedule", data)
+    if document.get("kind") != KIND:
+        raise HpoError(
+            f"this is not a schedule: kind is {shown(document.get('kind'))}, not {KIND!r}",
+            hint="hpo schedule --out FILE.json writes one",
+            code="bad-schedule",
+            path=("kind",),
+        )
+    _check_format(document.get("format"))
+    _known_keys(document, KEYS)
+    domains = _mapping("space", document.get("space"), "space")
+    if len(domains) > MOST_KNOBS:
+        raise HpoError(f"{len(domains)} knobs: at most {MOST_KNOBS} are possible", path=("space",))
+    tracks = _mapping("tracks", document.get("tracks"), "tracks")
+    try:
+        space = SearchSpace({name: parse(name, spec) for name, spec in domains.items()})
+    except HpoError as error:
+        raise error.under("space") from None
+    return space, {name: _track(name, track) for name, track in tracks.items()}
+
+
+def _track(name: str, data: object) -> Track:
+    try:
+        track = _mapping("track", data)
+        _known_keys(track, TRACK_KEYS)
+        form = track.get("form")
+        if not isinstance(form, str):
+            raise _wrong("form", form, "text")
+        progress = _list("progress", track.get("progress"))
+        values = _list("values", track.get("values"))
+        options = _mapping("options", track.get("options", {}), "options")
+        return Track(
+            form,
+            tuple(number("progress", place) for place in progress),
+            tuple(tuple(value) if isinstance(value, list) else value for value in values),
+            {key: number(key, value) for key, value in options.items()},
+        )
+    except HpoError as error:
+        raise error.under("tracks", name) from None
+
+
+def _check_format(version: object) -> None:
+    if isinstance(version, bool) or version != FORMAT:
+        newer = isinstance(version, int) and version > FORMAT
+        raise HpoError(
+            f"schedule format {shown(version)} is not known here, only {FORMAT} is",
+            hint="it was written by a newer version: upgrade hpo-schedules" if newer else "",
+            code="unknown-format",
+            found=version,
+            path=("format",),
+        )
+
+
+def _known_keys(data: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    for key in data:
+        if key not in known:
+            raise unknown("key", key, known, hint=f"known: {', '.join(known)}", path=(key,))
+
+
+def _mapping(what: str, data: object, *path: str) -> Mapping[str, Any]:
+    if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
+        raise _wrong(what, data, "a mapping", *path)
+    return data
+
+
+def _list(what: str, data: object) -> list[Any]:
+    if not isinstance(data, list):
+        raise _wrong(what, data, "a list", what)
+    return data
+
+
+def _wrong(what: str, data: object, due: str, *path: str) -> HpoError:
+    return HpoError(
+        f"{what} {shown(data)} is not {due}", code="bad-schedule", found=data, path=path
+    )

@@ -1,0 +1,133 @@
+"""What a regularizer is: knobs, and pure hooks that say where it enters the training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, Union
+
+from search_spaces.domains import Domain
+from search_spaces.errors import HpoError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+# A strength is one number for the whole batch (float or 0-d tensor) or one per example, (B,).
+Strength: TypeAlias = Union[float, "Tensor"]
+Strengths: TypeAlias = Mapping[str, Strength]
+Scope: TypeAlias = Literal["example", "batch"]
+
+BatchHook: TypeAlias = "Callable[[Batch, Strengths, torch.Generator], Batch]"
+ActivationHook: TypeAlias = "Callable[[Tensor, Strengths, torch.Generator, nn.Module], Tensor]"
+TargetHook: TypeAlias = "Callable[[Tensor, Strengths, torch.Generator], Tensor]"
+PenaltyHook: TypeAlias = "Callable[[Mapping[str, Tensor], Strengths], Tensor]"
+OptimizerHook: TypeAlias = "Callable[[list[Tensor], Strengths, float], None]"
+
+
+class Batch(NamedTuple):
+    """Examples of one training step; the first dimension of both counts the examples."""
+
+    inputs: Tensor
+    targets: Tensor
+
+    def shift_inputs(self, strength: Strength, rng: torch.Generator) -> Batch:
+        """The batch with Gaussian noise of this standard deviation added to its inputs."""
+        noise = normal_like(real(self.inputs, "noise on the inputs"), rng)
+        return self._replace(inputs=self.inputs + spread(strength, self.inputs) * noise)
+
+
+@dataclass(frozen=True)
+class Regularizer:
+    """Knobs and the hooks they act through; every hook is the identity at strength zero.
+
+    `batch` and `activation` change what the model sees, `target` the soft targets (B, C),
+    `penalty` adds a scalar to the loss, `optimizer` changes the parameters in place just before
+    the optimizer's step. All randomness comes from the generator that is passed in, and the
+    number of draws does not depend on the strength. `differentiable`: the loss has a useful
+    gradient in the knobs when the draws are held fixed.
+    """
+
+    knobs: Mapping[str, Domain] = field(hash=False)
+    batch: BatchHook | None = None
+    activation: ActivationHook | None = None
+    target: TargetHook | None = None
+    penalty: PenaltyHook | None = None
+    optimizer: OptimizerHook | None = None
+    differentiable: bool = False
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        hooks = (self.batch, self.activation, self.target, self.penalty, self.optimizer)
+        if not self.knobs or not any(hooks):
+            raise HpoError(
+                "a regularizer needs at least one knob and one hook",
+                hint="hooks: batch, activation, target, penalty, optimizer",
+                code="bad-plugin",
+            )
+
+    @property
+    def scope(self) -> dict[str, Scope]:
+        """For each knob whether a value per example means anything, or only one per batch.
+
+        Derived from the hooks: a penalty and an optimizer step see the whole batch at once.
+        With hooks of both kinds the narrower scope holds for every knob.
+        """
+        shared = self.penalty is not None or self.optimizer is not None
+        scope: Scope = "batch" if shared else "example"
+        return dict.fromkeys(self.knobs, scope)
+
+
+def spread(strength: Strength, like: Tensor) -> Strength:
+    """The strength in a shape that multiplies `like` example by example."""
+    if isinstance(strength, int | float) or strength.dim() == 0:
+        return strength
+    if strength.dim() != 1 or like.dim() == 0 or strength.shape[0] != like.shape[0]:
+        raise HpoError(
+            f"strengths of shape {tuple(strength.shape)} do not fit a batch of shape "
+            f"{tuple(like.shape)}",
+            hint="give one number, or one strength for each example",
+            code="bad-shape",
+        )
+    return strength.reshape(-1, *[1] * (like.dim() - 1))
+
+
+def pooled(strength: Strength) -> Strength:
+    """The one strength a per-batch hook uses: the mean where one per example was given."""
+    if isinstance(strength, int | float) or strength.dim() == 0:
+        return strength
+    return strength.mean()
+
+
+def real(tensor: Tensor, purpose: str) -> Tensor:
+    """The tensor itself; an error when it holds integers, which `purpose` cannot work on."""
+    if not tensor.is_floating_point():
+        raise HpoError(
+            f"{purpose} needs floating-point numbers, found {tensor.dtype}",
+            hint="let batches() return .float() tensors, or leave this knob out",
+            code="bad-batch",
+        )
+    return tensor
+
+
+def uniform(shape: Sequence[int], like: Tensor, rng: torch.Generator) -> Tensor:
+    """Uniform draws in [0, 1), where `like` lives."""
+    import torch
+
+    draws = torch.rand(shape, generator=rng, device=rng.device, dtype=_precise(like))
+    return draws.to(like.device)
+
+
+def normal_like(like: Tensor, rng: torch.Generator) -> Tensor:
+    """Standard normal draws in the shape and type of `like`, where it lives."""
+    import torch
+
+    draws = torch.randn(like.shape, generator=rng, device=rng.device, dtype=_precise(like))
+    return draws.to(like)
+
+
+def _precise(like: Tensor) -> torch.dtype:
+    """Double precision for doubles and single for the rest: half is too coarse for small rates."""
+    import torch
+
+    return torch.float64 if like.dtype == torch.float64 else torch.float32

@@ -1,0 +1,181 @@
+"""A path through a search space over training: what every method here finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from search_spaces import _schedule_json
+from search_spaces._checks import check_fixed
+from search_spaces._curve import Curve, check_track, curve, value_at
+from search_spaces._curve import Track as Track
+from search_spaces._numbers import number
+from search_spaces.domains import Choice, Domain, Float, Point, Value
+from search_spaces.errors import HpoError
+from search_spaces.plugins import unknown
+from search_spaces.space import SearchSpace, resting
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The value of every knob of a space at every progress from 0 (start) to 1 (end)."""
+
+    space: SearchSpace
+    tracks: Mapping[str, Track] = field(hash=False)
+
+    def __post_init__(self) -> None:
+        for name in self.tracks:
+            if name not in self.space:
+                raise unknown("knob", name, self.space, path=("tracks", name))
+        for name in self.space:
+            if name not in self.tracks:
+                raise HpoError(
+                    f"knob {name} has no track",
+                    hint="every knob of the space needs one",
+                    code="bad-schedule",
+                    path=("tracks",),
+                )
+        tracks = {name: _checked(name, one, self.tracks[name]) for name, one in self.space.items()}
+        object.__setattr__(self, "tracks", tracks)
+
+    @cached_property
+    def curves(self) -> dict[str, Curve]:
+        """The tracks, made ready to be followed."""
+        return {name: curve(domain, self.tracks[name]) for name, domain in self.space.items()}
+
+    @cached_property
+    def _last_change(self) -> float:
+        return max((_last_change(track) for track in self.tracks.values()), default=0.0)
+
+    def at(self, progress: float) -> dict[str, Value]:
+        """The value of every knob at this progress; beyond 0 and 1 the ends hold.
+
+        Between knots the curve is drawn in unit coordinates, so that it keeps the range and the
+        scale of its knob; whole numbers are rounded, choices change in steps.
+        """
+        progress = min(max(progress, 0.0), 1.0)
+        return {name: value_at(one, progress) for name, one in self.curves.items()}
+
+    def moving(self, progress: float) -> bool:
+        """Whether some knob still changes after this progress."""
+        return progress < self._last_change
+
+    def knots(self) -> list[float]:
+        """Every progress at which some track has a knot, sorted."""
+        return sorted({place for track in self.tracks.values() for place in track.progress})
+
+    def thin(self, knots: int = 8, tolerance: float = 0.0) -> tuple[Schedule, float]:
+        """A schedule with at most this many knots, common to all tracks, and its deviation.
+
+        Knots are added where the deviation is largest until it is at most `tolerance`. The
+        deviation is the largest difference at any progress, in unit coordinates (a share of each
+        range): exact for tracks in straight lines or steps, found on a fine grid for curves. For
+        whole numbers, and for log+0 near zero, it includes the rounding.
+        """
+        from search_spaces._thin import thin  # numpy stays out of the start-up
+
+        return thin(self, knots, tolerance)
+
+    def distance(self, other: Schedule) -> float:
+        """The mean difference of the two over training and knobs, as a share of each range.
+
+        0 for equal paths, 1 for paths along opposite ends; both must have the same knobs.
+        """
+        from search_spaces._thin import distance
+
+        return distance(self, other)
+
+    def pin(self, domains: Mapping[str, Domain], point: Mapping[str, Value]) -> Schedule:
+        """The schedule with further knobs, each held constant at the value of the point.
+
+        A value outside the range of its domain is fine, it was fixed and not searched; one that
+        has no meaning for the knob is not.
+        """
+        held = {name: _holding(name, domains.get(name), value) for name, value in point.items()}
+        tracks = {name: _still(held[name].settle(value)) for name, value in point.items()}
+        free = {name: domain for name, domain in self.space.items() if name not in held}
+        return Schedule(SearchSpace(free | held), {**self.tracks, **tracks})
+
+    def table(self, rows: int | Sequence[float] = 11) -> list[tuple[float, dict[str, Value]]]:
+        """Progress and point of evenly spaced rows, or of the given places in [0, 1]."""
+        if isinstance(rows, int):
+            rows = [index / max(rows - 1, 1) for index in range(rows)]
+        return [(place, self.at(place)) for place in rows]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that `from_json` reads back without loss; the format is versioned."""
+        return _schedule_json.write(self.space.spec(), self.tracks)
+
+    @staticmethod
+    def from_json(data: object) -> Schedule:
+        """The schedule that `to_json` wrote; an error for anything else."""
+        return Schedule(*_schedule_json.read(data))
+
+    @staticmethod
+    def constant(space: SearchSpace, point: Point) -> Schedule:
+        """The same point throughout; knobs that the point leaves out have their start value."""
+        for name in point:
+            if name not in space:
+                raise unknown("knob", name, space, hint=f"known: {', '.join(space)}", path=(name,))
+        complete = {**space.start, **point}
+        return Schedule(
+            space, {name: _still(domain.settle(complete[name])) for name, domain in space.items()}
+        )
+
+    @staticmethod
+    def recorded(space: SearchSpace, rows: Iterable[tuple[float, Point]]) -> Schedule:
+        """The path through recorded points: straight in unit coordinates, choices in steps.
+
+        Rows are sorted by progress; of two at the same progress the later one counts. A knob that
+        a row does not name keeps out of that row; one that no row names rests.
+        """
+        by_progress = {number("progress", progress): point for progress, point in rows}
+        tracks = {}
+        for name, domain in space.items():
+            places = [place for place in sorted(by_progress) if name in by_progress[place]]
+            values = tuple(domain.settle(by_progress[place][name]) for place in places)
+            if all(value == values[0] for value in values):
+                tracks[name] = _still(values[0] if values else domain.settle(resting(domain)))
+            else:
+                form = "steps" if isinstance(domain, Choice) else "linear"
+                tracks[name] = Track(form, tuple(places), values)
+        return Schedule(space, tracks)
+
+
+def _checked(name: str, domain: Domain, track: Track) -> Track:
+    """The track with its values as the domain stores them."""
+    try:
+        track = replace(track, values=tuple(domain.settle(value) for value in track.values))
+        check_track(domain, track)
+    except HpoError as error:
+        raise error.under("tracks", name) from None
+    return track
+
+
+def _still(value: Value) -> Track:
+    return Track("constant", (0.0,), (value,))
+
+
+def _last_change(track: Track) -> float:
+    """The progress from which the knob keeps its value."""
+    pairs = zip(track.progress[1:], track.values, track.values[1:], strict=False)
+    changes = [place for place, before, after in pairs if before != after]
+    return 1.0 if changes and track.form == "cyclical" else max(changes, default=0.0)
+
+
+def _holding(name: str, domain: Domain | None, value: Value) -> Domain:
+    """A domain that contains the value: the given one, or one for this value alone."""
+    try:
+        if domain is not None:
+            bare = replace(domain, when={})
+            if bare.contains(bare.settle(value)):
+                return bare
+            check_fixed(bare, value)
+        if not isinstance(value, tuple):
+            return Choice((value,))
+        low, high = min(value), max(value)
+        return Float(low, high if high > low else low + abs(low) + 1, size=len(value))
+    except HpoError as error:
+        raise error.under(name) from None

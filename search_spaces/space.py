@@ -1,0 +1,257 @@
+"""A search space: named knobs, which of them are active, and their coordinates."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from search_spaces import presets
+from search_spaces._checks import same
+from search_spaces._numbers import shown
+from search_spaces.domains import Choice, Domain, Float, Point, Scalar, Value, parse, scalar
+from search_spaces.errors import HpoError
+from search_spaces.plugins import unknown
+
+if TYPE_CHECKING:
+    from search_spaces.schedule import Schedule
+
+# What MLflow accepts in a metric name, less the characters that coordinates add to it.
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
+
+
+@dataclass(frozen=True)
+class SearchSpace(Mapping[str, Domain]):
+    """Named domains, in the order they were given."""
+
+    domains: Mapping[str, Domain] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "domains", dict(self.domains))
+        for name, domain in self.domains.items():
+            _check_name(name)
+            _check_conditions(name, domain, self.domains)
+        _ordered(self.domains)
+
+    def __getitem__(self, name: str) -> Domain:
+        return self.domains[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.domains)
+
+    def __len__(self) -> int:
+        return len(self.domains)
+
+    @property
+    def start(self) -> Point:
+        """The point to begin with; a knob that its condition switches off rests."""
+        return {name: track.values[0] for name, track in self.schedule({}).tracks.items()}
+
+    def coordinates(self) -> dict[str, Domain]:
+        """The scalar knobs of a black-box search, each after the ones its condition names.
+
+        A vector gives one coordinate a strength (`l2[3]`), a searched schedule one a knot
+        (`dropout@0.5`).
+        """
+        return dict(self._coordinates)
+
+    @cached_property
+    def _coordinates(self) -> dict[str, Domain]:
+        return {
+            coordinate: domain
+            for name in _ordered(self.domains)
+            for coordinate, domain in _split(name, self.domains[name])
+        }
+
+    @cached_property
+    def _own(self) -> dict[str, list[str]]:
+        """The coordinates of each knob."""
+        return {name: [c for c, _ in _split(name, one)] for name, one in self.domains.items()}
+
+    def start_coordinates(self) -> dict[str, Scalar]:
+        """The start of every coordinate, of the ones that are not active too."""
+        return {name: _scalar_start(domain) for name, domain in self._coordinates.items()}
+
+    def active(self, values: Mapping[str, Scalar]) -> tuple[str, ...]:
+        """The coordinates that matter given these values; an unknown parent switches off."""
+        live: dict[str, Scalar] = {}
+        names = []
+        for name, domain in self._coordinates.items():
+            if holds(domain, live):
+                names.append(name)
+                if name in values:
+                    live[name] = values[name]
+        return tuple(names)
+
+    def schedule(self, values: Mapping[str, Scalar]) -> Schedule:
+        """The schedule with these coordinates; what is missing starts where its knob does.
+
+        A knob that its condition switches off is held at `off`, or at its start without one.
+        """
+        from search_spaces.schedule import Schedule, Track  # it needs this class
+
+        for name in values:
+            if name not in self._coordinates:
+                known = f"known: {', '.join(list(self._coordinates)[:20])}"
+                raise unknown("coordinate", name, self._coordinates, hint=known, path=(name,))
+        filled = self.start_coordinates() | dict(values)
+        active = set(self.active(filled))
+        tracks = {}
+        for name, domain in self.domains.items():
+            own = self._own[name]
+            if own[0] not in active:
+                tracks[name] = Track("constant", (0.0,), (resting(domain),))
+                continue
+            numbers = [domain.settle(filled[coordinate]) for coordinate in own]
+            tracks[name] = Track(*_form(domain), _grouped(domain, numbers), _options(domain))
+        return Schedule(self, tracks)
+
+    def spec(self) -> dict[str, Any]:
+        """Plain data with the keys of a study file."""
+        return {name: domain.spec() for name, domain in self.domains.items()}
+
+    @staticmethod
+    def parse(data: object, defaults: Mapping[str, Domain], free: bool = False) -> SearchSpace:
+        """The space that a study file describes: a preset's name, a list of knobs, or a mapping.
+
+        `defaults` are the knobs that exist; with `free` others may be named if they come with a
+        range.
+        """
+        domains: dict[str, Domain] = {}
+        for name, given in presets.resolve(data).items():
+            if name not in defaults and not (free and _has_range(given)):
+                hint = f"known: {', '.join(_families(defaults))}   (hpo list regularizers)"
+                if free:
+                    hint = f"a knob of your own needs a range: {name}: {{low: 0, high: 1}}"
+                raise unknown("knob", name, defaults, hint=hint, path=(name,))
+            _check_name(name)
+            domains[name] = parse(name, given, defaults.get(name))
+        return SearchSpace(domains)
+
+
+def holds(domain: Domain, values: Mapping[str, Scalar]) -> bool:
+    """Whether the condition of a domain is met by the values of the active knobs so far."""
+    return all(
+        parent in values and any(same(values[parent], option) for option in allowed)
+        for parent, allowed in domain.when.items()
+    )
+
+
+def resting(domain: Domain) -> Value:
+    """What a knob is while its condition switches it off: `off` if it has one, else its start."""
+    if domain.off is None:
+        return domain.start_value()
+    return domain.off if domain.size is None else (float(domain.off),) * domain.size
+
+
+def _split(name: str, domain: Domain) -> Iterator[tuple[str, Domain]]:
+    """The coordinates of one knob: knot by knot, and strength by strength within a knot."""
+    form = domain.schedule
+    knots = [""]
+    if form is not None and form.kind != "constant":
+        knots = [f"@{place:.4g}" for place in form.progress()]
+    start = domain.start_value()
+    one = scalar(domain)
+    for knot in knots:
+        if isinstance(one, Float) and isinstance(start, tuple):
+            for index, value in enumerate(start):
+                yield f"{name}[{index}]{knot}", dataclasses.replace(one, start=value)
+        else:
+            yield name + knot, one
+
+
+def _scalar_start(domain: Domain) -> Scalar:
+    start = domain.start_value()
+    return start[0] if isinstance(start, tuple) else start
+
+
+def _form(domain: Domain) -> tuple[str, tuple[float, ...]]:
+    form = domain.schedule
+    return ("constant", (0.0,)) if form is None else (form.kind, form.progress())
+
+
+def _options(domain: Domain) -> dict[str, float]:
+    return {} if domain.schedule is None else domain.schedule.options()
+
+
+def _grouped(domain: Domain, numbers: list[Value]) -> tuple[Value, ...]:
+    """The value at each knot, from the numbers of all coordinates of a knob."""
+    if domain.size is None:
+        return tuple(numbers)
+    rows = range(0, len(numbers), domain.size)
+    return tuple(domain.settle(tuple(numbers[row : row + domain.size])) for row in rows)  # type: ignore[arg-type]
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise HpoError(
+            f"{shown(name)} cannot be the name of a knob",
+            hint="letters, digits, _ . and - are possible, at most 100, a letter or _ first",
+            code="bad-name",
+            found=name,
+            path=(name,) if isinstance(name, str) else (),
+        )
+
+
+def _check_conditions(name: str, domain: Domain, domains: Mapping[str, Domain]) -> None:
+    for parent, allowed in domain.when.items():
+        path = (name, "when", parent)
+        if parent not in domains:
+            hint = f"when can name these knobs of the space: {', '.join(domains)}"
+            raise unknown("knob", parent, domains, hint=hint, path=path)
+        other = domains[parent]
+        if isinstance(other, Float) or other.schedule is not None:
+            why = "has real values" if isinstance(other, Float) else "changes during training"
+            raise HpoError(
+                f"when: {name} cannot depend on {parent}, which {why}",
+                hint="a condition can name a choice, or a constant knob with whole numbers",
+                code="bad-when",
+                path=path,
+            )
+        for option in allowed:
+            if not other.contains(option):
+                raise _bad_option(other, parent, option, path)
+
+
+def _bad_option(other: Domain, parent: str, option: Scalar, path: tuple[str, ...]) -> HpoError:
+    if isinstance(other, Choice):
+        known = [option if isinstance(option, str) else shown(option) for option in other.options]
+        hint = f"options of {parent}: {', '.join(known)}"
+        return unknown("option", option, known, hint=hint, path=path)
+    return HpoError(
+        f"when: {parent} is never {shown(option)}",
+        hint=f"{parent} takes whole numbers in its range",
+        code="bad-when",
+        found=option,
+        path=path,
+    )
+
+
+def _ordered(domains: Mapping[str, Domain]) -> list[str]:
+    """The names, each after those its condition names; refuses conditions that run in a circle."""
+    done: dict[str, None] = {}
+    waiting = list(domains)
+    while waiting:
+        ready = [name for name in waiting if all(parent in done for parent in domains[name].when)]
+        if not ready:
+            raise HpoError(
+                f"the conditions of {', '.join(waiting)} depend on each other in a circle",
+                hint="remove one of the when:",
+                code="bad-when",
+                path=(waiting[0], "when"),
+            )
+        done |= dict.fromkeys(ready)
+        waiting = [name for name in waiting if name not in done]
+    return list(done)
+
+
+def _has_range(given: object) -> bool:
+    return isinstance(given, Mapping) and not given.keys().isdisjoint(("low", "high", "options"))
+
+
+def _families(names: Mapping[str, Domain]) -> list[str]:
+    """The names, with those that share a prefix such as `augment.` drawn together."""
+    return sorted({f"{name.partition('.')[0]}.*" if "." in name else name for name in names})
