@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.errors import HpoError
 from hpo.folder import DEFAULT_MLRUNS
-from hpo.launch import Launch, launch, spec_from_keywords
+from hpo.launch import launch
+from hpo.preparation import Launch, spec_from_keywords
 from hpo.result import Result
 
 if TYPE_CHECKING:

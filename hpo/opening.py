@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import optuna
 
 from hpo import ledger
-from hpo.errors import HpoError
-from hpo.folder import Folder
+from hpo.errors import Conflict, HpoError
+from hpo.folder import Folder, write_spec
 from hpo.journal import Journal, ReadOnlyJournal
 from hpo.ledger import TrialRecord
 from hpo.lock import DriverLock, Lease, lock
@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from search_spaces.space import SearchSpace
 
 
-def open_for_driving(problem: Problem, folder: Folder) -> Study:
-    """The study in `folder`, created if it is new, locked for this process.
+def open_for_driving(problem: Problem, folder: Folder, resume: bool = False) -> Study:
+    """The study in `folder`, created if it is new, locked for this process, its spec stored.
 
     Raises Conflict if another process drives it, HpoError if its ledger cannot be read or written.
     """
     spec = problem.spec
     guard: DriverLock | Lease = lock(folder.path, spec.name)
     try:
+        write_spec(folder, spec.plain())
         if spec.storage is None:
             journal = Journal(folder.journal)
             storage: Any = optuna.storages.JournalStorage(journal)
@@ -40,6 +41,12 @@ def open_for_driving(problem: Problem, folder: Folder) -> Study:
         if journal is None:
             guard.release()
             guard = Lease(optuna_study, spec.name)
+        if not is_new and not resume and spec.storage is not None:
+            raise Conflict(
+                f"study {spec.name} exists in {_without_password(spec.storage)}",
+                hint="choose another --name, or resume it where its folder is",
+                code="exists",
+            )
         if is_new:
             _enqueue_start(optuna_study, problem)
         return Study(problem, folder, optuna_study, journal, guard)

@@ -74,7 +74,7 @@ class StudySpec(_Record):
     seeds: int = Field(1, ge=1, le=100)
     engine: str = "optuna"
     workers: int | None = Field(None, ge=0, le=4096)
-    gpus_per_trial: float = Field(0.0, ge=0)
+    gpus_per_trial: float | None = Field(None, ge=0)
     memory_per_trial: Annotated[int | None, BeforeValidator(gibibytes)] = Field(None, gt=0)
     retries: int = Field(2, ge=0, le=100)
     storage: str | None = None

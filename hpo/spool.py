@@ -41,15 +41,13 @@ class Spool:
         """Adds one event; it is in the file (not yet forced to disk) when this returns."""
         line = json.dumps(event, separators=(",", ":"), default=_plain).encode() + b"\n"
         if self._waiting_bytes + len(line) > _MOST_WAITING:
+            self._try_to_write()
+        if self._waiting_bytes + len(line) > _MOST_WAITING:
             self.lost += 1
             return
         self._waiting.append(line)
         self._waiting_bytes += len(line)
-        try:
-            self._write_waiting()
-            self.error = ""
-        except OSError as error:
-            self.error = f"{self.path}: {error.strerror or error}"
+        self._try_to_write()
 
     def read(self, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
         """Whole events from byte `offset` on, each with the byte where the next one begins.
@@ -86,6 +84,13 @@ class Spool:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+    def _try_to_write(self) -> None:
+        try:
+            self._write_waiting()
+            self.error = ""
+        except OSError as error:
+            self.error = f"{self.path}: {error.strerror or error}"
 
     def _write_waiting(self) -> None:
         if self._file is None:

@@ -121,10 +121,9 @@ class Study:
         running = self._running.pop(number)
         if outcome.state == "failed" and self._retry(running, outcome):
             return
-        if outcome.state == "complete" and running.last is None:
-            outcome = replace(
-                outcome, state="failed", reason="error", message="it ended without a measurement"
-            )
+        if outcome.state == "complete" and running.best is None:
+            message = "it ended without a finite measurement"
+            outcome = replace(outcome, state="failed", reason="nan", message=message)
         self._write_end(running, outcome)
         score = self._score(running.best) if running.best else None
         is_best = self.tally.end(outcome.state, score, outcome.message)

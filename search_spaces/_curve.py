@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from search_spaces._form import KINDS, MOST_CYCLES, check_power, ease
 from search_spaces._numbers import number, shown, whole
@@ -56,9 +57,14 @@ def value_at(curve: Curve, progress: float) -> Value:
     value = from_units(curve.domain, _between(curve, index, part))
     first, last = values[index], values[index + 1]
     if isinstance(value, tuple) and isinstance(first, tuple) and isinstance(last, tuple):
-        # A strength that does not move keeps its value to the last bit.
-        return tuple(a if a == b else v for a, b, v in zip(first, last, value, strict=True))
-    return value
+        return tuple(map(_within, value, first, last))
+    bounded: Value = _within(value, first, last)
+    return bounded
+
+
+def _within(value: Any, first: Any, last: Any) -> Any:
+    """The number, not past the knots beside it: what does not move stays the same to the bit."""
+    return min(max(value, min(first, last)), max(first, last))
 
 
 def places_at(curve: Curve, progress: float) -> tuple[float, ...]:
@@ -92,11 +98,7 @@ def _between(curve: Curve, index: int, part: float) -> tuple[float, ...]:
         width = curve.track.progress[index + 1] - curve.track.progress[index]
         bends = zip(first, last, curve.slopes[index], curve.slopes[index + 1], strict=True)
         places = [_hermite(a, b, s * width, t * width, part) for a, b, s, t in bends]
-    # Rounding must not carry a place past the knots beside it.
-    return tuple(
-        min(max(place, min(a, b)), max(a, b))
-        for place, a, b in zip(places, first, last, strict=True)
-    )
+    return tuple(map(_within, places, first, last))
 
 
 def _hermite(first: float, last: float, slope: float, end_slope: float, part: float) -> float:

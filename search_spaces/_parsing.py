@@ -131,12 +131,11 @@ def _float(name: str, data: dict[str, Any], base: Float | Int | None) -> Float:
 
 
 def _same_size(name: str, size: object, base: Float | Int) -> None:
-    """Refuses to turn a knob into a vector whose user expects one number, or the reverse."""
-    if whole("size", size) != base.size:
-        is_now = "one number" if base.size is None else f"a vector of {base.size}"
+    """Refuses another size for a vector: who defined it counts on the one it has."""
+    if base.size is not None and whole("size", size) != base.size:
         raise HpoError(
-            f"size {shown(size)}: {name} is {is_now}",
-            hint="leave size out; whoever defines the knob decides it",
+            f"size {shown(size)}: {name} has {base.size} strengths",
+            hint="leave size out",
             code="bad-range",
             found=size,
             path=("size",),

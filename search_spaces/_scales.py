@@ -77,7 +77,7 @@ def check_range(scale: str, low: float, high: float) -> None:
             code="bad-range",
             path=("low",),
         )
-    if scale == "logit" and not 0 < low < high < 1:
+    if scale == "logit" and not 0 < low <= high < 1:
         key, end = ("low", low) if low <= 0 else ("high", high)
         raise HpoError(
             f"{key} {shown(end)} with scale logit: a logit exists strictly between 0 and 1 only",
@@ -96,17 +96,12 @@ def _check_order(low: float, high: float) -> None:
             code="bad-range",
             path=("low",),
         )
-    if low == high:
-        raise HpoError(
-            f"low and high are both {shown(low)}: nothing is left to tune",
-            hint=f"widen the range, or move the knob to fixed: with the value {shown(low)}",
-            code="bad-range",
-            path=("low",),
-        )
 
 
 def _check_width(scale: str, low: float, high: float) -> None:
     """Refuses ends so far apart, or so close, that doubles cannot tell what lies between."""
+    if low == high:  # one value only: fine, if odd
+        return
     if scale == "linear":
         width = (high - low) / max(abs(low), abs(high))
     else:

@@ -108,7 +108,7 @@ def _candidates(schedule: Schedule) -> list[float]:
             places |= {index / swings for index in range(swings + 1)}
         elif track.form in CURVED:
             places |= {index / GRID for index in range(GRID + 1)}
-    return sorted(places) or [0.0]
+    return sorted(places)
 
 
 def _gaps(sampled: Sampled, chosen: list[int]) -> NDArray[np.float64]:

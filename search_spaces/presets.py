@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from search_spaces import plugins
 from search_spaces._numbers import shown
 from search_spaces.errors import HpoError
+from search_spaces.plugins import unknown
 
 # A tuple takes each knob with its default range; a mapping says more, as a study file would.
 PRESETS: Mapping[str, tuple[str, ...] | Mapping[str, Any]] = {
+    "weight_decay": ("weight_decay",),
+    "l2": ("l2",),
+    "dropout": ("dropout",),
+    "input_noise": ("input_noise",),
+    "label_smoothing": ("label_smoothing",),
+    "mixup": ("mixup",),
     "regularization": ("weight_decay", "dropout", "input_noise", "label_smoothing"),
     "noise": ("dropout", "input_noise"),
     "targets": ("label_smoothing", "mixup"),
@@ -21,19 +27,13 @@ PRESETS: Mapping[str, tuple[str, ...] | Mapping[str, Any]] = {
 }
 
 
-def names() -> list[str]:
-    """Every preset; each regularizer is one as well, with its own knobs."""
-    return sorted({*PRESETS, *plugins.names("search_spaces.regularizers")})
-
-
 def resolve(data: object) -> dict[str, Any]:
     """Knobs and what is said about each, from a preset's name, a list of knobs, or a mapping."""
     if isinstance(data, str):
-        if data not in PRESETS and data not in names():
-            raise plugins.unknown(
-                "space", data, names(), hint=f"known: {', '.join(names())}   (hpo list spaces)"
-            )
-        data = PRESETS.get(data, (data,))
+        if data not in PRESETS:
+            hint = f"known: {', '.join(sorted(PRESETS))}   (hpo list spaces)"
+            raise unknown("space", data, PRESETS, hint=hint)
+        data = PRESETS[data]
     if isinstance(data, list | tuple):
         for index, name in enumerate(data):
             if not isinstance(name, str):
@@ -47,7 +47,7 @@ def resolve(data: object) -> dict[str, Any]:
     if not isinstance(data, Mapping):
         raise HpoError(
             f"space {shown(data)} is neither a preset nor a mapping of knobs",
-            hint=f"for example space: regularization; known presets: {', '.join(names())}",
+            hint=f"for example space: regularization; known presets: {', '.join(sorted(PRESETS))}",
             code="bad-type",
             found=data,
         )

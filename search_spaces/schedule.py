@@ -63,8 +63,9 @@ class Schedule:
         return progress < self._last_change
 
     def knots(self) -> list[float]:
-        """Every progress at which some track has a knot, sorted."""
-        return sorted({place for track in self.tracks.values() for place in track.progress})
+        """Every progress at which a curve has a knot, sorted; [0.0] when all knobs are constant."""
+        curves = [track for track in self.tracks.values() if track.form != "constant"]
+        return sorted({place for track in curves for place in track.progress}) or [0.0]
 
     def thin(self, knots: int = 8, tolerance: float = 0.0) -> tuple[Schedule, float]:
         """A schedule with at most this many knots, common to all tracks, and its deviation.

@@ -142,7 +142,7 @@ def test_every_preset_fits_the_regularizers_that_exist() -> None:
         found = plugins.load("search_spaces.regularizers", name, "REGULARIZER")
         assert isinstance(found, Regularizer)
         knobs |= found.knobs
-    for preset in presets.names():
+    for preset in presets.PRESETS:
         assert len(SearchSpace.parse(preset, knobs)) > 0
 
 

@@ -44,7 +44,7 @@ def command(
     """Validates a study, prints its plan and trains three steps; starts nothing."""
     from hpo.cli._spec import given
     from hpo.errors import HpoError
-    from hpo.launch import Launch, prepare
+    from hpo.preparation import Launch, prepare
 
     source = given(spec, sets, options)
     try:
@@ -76,7 +76,7 @@ def _probe(spec: StudySpec) -> Probe:
 
 def _lines(spec: StudySpec, problem: Problem, measured: Probe | None) -> list[str]:
     from hpo.console import duration
-    from hpo.launch import workers_text
+    from hpo.preparation import slots_text
     from hpo.problem import describe
 
     kind = "task: model, batches, loss" if problem.is_task else "function"
@@ -91,13 +91,13 @@ def _lines(spec: StudySpec, problem: Problem, measured: Probe | None) -> list[st
         f"sampler   {spec.sampler}   {spec.direction} {spec.metric}   prune {spec.prune}"
         f"   seed {spec.seed}"
     )
-    lines.append(f"engine    {spec.engine}   {workers_text(spec)}")
+    lines.append(f"engine    {spec.engine}   {slots_text(spec)}")
     return [*lines, f"plan      {_plan(spec, problem, measured)}"]
 
 
 def _plan(spec: StudySpec, problem: Problem, measured: Probe | None) -> str:
     from hpo.console import duration
-    from hpo.launch import workers
+    from hpo.preparation import slots
 
     trials = spec.budget.trials
     plan = f"{trials} trial{'' if trials == 1 else 's'}"
@@ -108,6 +108,6 @@ def _plan(spec: StudySpec, problem: Problem, measured: Probe | None) -> str:
     if problem.training is not None and measured.seconds_per_step is not None:
         one = problem.training.steps * measured.seconds_per_step
         one += problem.training.evaluations * (measured.evaluation_seconds or 0.0)
-        total = one * spec.seeds * trials / max(1, workers(spec))
+        total = one * spec.seeds * trials / max(1, slots(spec).workers)
         plan += f", about {duration(one * spec.seeds)} a trial, {duration(total)} in all"
     return f"{plan} on {measured.device}, {measured.memory / 2**30:.1f} GiB a worker"

@@ -29,7 +29,7 @@ def command(mlruns: Path, as_json: bool) -> int:
     else:
         width = max(len(check.name) for check in found)
         for check in found:
-            click.echo(f"{check.state:5} {check.name.ljust(width)}  {check.text}")
+            click.echo(f"{check.status:5} {check.name.ljust(width)}  {check.text}")
             if check.hint:
                 click.echo(f"{'':6}{'':{width}}  {check.hint}")
-    return 5 if any(check.state == "fail" for check in found) else 0
+    return 5 if any(check.status == "fail" for check in found) else 0

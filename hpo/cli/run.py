@@ -114,7 +114,8 @@ def _run(
 ) -> None:
     from hpo import console as consoles
     from hpo.errors import HpoError, exit_code
-    from hpo.launch import Launch, launch
+    from hpo.launch import launch
+    from hpo.preparation import Launch
 
     style = consoles.style(as_json=as_json, quiet=quiet)
     console = consoles.Console(style, described.metric, described.direction)
@@ -161,13 +162,13 @@ def _finish(shell_command: str, study: str, code: int, mlruns: Path) -> None:
 
 def _plan(described: StudySpec, mlruns: Path, resume: bool, as_json: bool) -> None:
     from hpo.console import header
-    from hpo.launch import Launch, prepare, workers_text
+    from hpo.preparation import Launch, prepare, slots_text
 
     spec, folder, problem = prepare(described, Launch(mlruns, resume))
     if as_json:
         _options.print_json({"plan": spec.plain(), "folder": str(folder.path)})
         return
-    for line in header(problem, folder.path, workers_text(spec)):
+    for line in header(problem, folder.path, slots_text(spec)):
         click.echo(line)
     click.echo("dry run: nothing was started")
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hpo.cli import _options
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from hpo.folder import Folder
 
 EXAMPLES = """\b
 Examples:
@@ -17,12 +25,68 @@ Examples:
 
 
 @click.command("ui", epilog=EXAMPLES)
-@click.option("--port", type=click.IntRange(1, 65535), default=5000, show_default=True)
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Of the page."
+)
 @click.option("--study", help="Links for this study.")
 @click.option("--print-only", is_flag=True, help="Print links, start nothing.")
 @_options.common
 def command(port: int, study: str | None, print_only: bool, mlruns: Path, as_json: bool) -> None:
     """Starts the MLflow page on the right database and prints links that compare runs."""
     from hpo import mlflowui
+    from hpo.folder import find, read_spec, studies
+    from hpo.tracking import default_uri, is_server, resolve_uri
 
-    mlflowui.serve(mlruns, port=port, study=study, print_only=print_only, as_json=as_json)
+    folders = [find(study, mlruns)] if study else studies(mlruns)
+    spec = read_spec(folders[0]) if folders else None
+    given = spec.tracking_uri if spec else None
+    uri = resolve_uri(given) if given else default_uri(mlruns)
+    for folder in folders:
+        _deliver(folder)
+    base = uri if is_server(uri) else f"http://{mlflowui.HOST}:{port}"
+    page: AbstractContextManager[str] = nullcontext(base)
+    if not print_only:
+        page = mlflowui.serve(uri, mlruns / "artifacts", port, mlruns.absolute() / "mlflow-ui.log")
+        click.echo("starting MLflow (up to a minute the first time) …", err=True)
+    with page as base:
+        found = [runs for f in folders if (runs := mlflowui.study_runs(f.cursor, uri))]
+        if as_json:
+            links = {runs.study: mlflowui.charts_link(base, runs) for runs in found}
+            compare = {runs.study: mlflowui.trials_link(base, runs) for runs in found}
+            _options.print_json({"base": base, "store": uri, "charts": links, "compare": compare})
+        else:
+            click.echo(mlflowui.text(base, uri, found))
+        if not print_only and not is_server(uri):
+            click.echo("stop with Ctrl-C", err=as_json)
+            _wait()
+
+
+def _deliver(folder: Folder) -> None:
+    """Sends MLflow what an earlier run could not deliver."""
+    from hpo.folder import read_spec
+    from hpo.lock import holder
+    from hpo.spool import Spool
+    from hpo.tracking import Tracker, default_uri
+    from hpo.tracking import cursor as cursors
+
+    spec = read_spec(folder)
+    if not spec.mlflow or holder(folder.path) is not None:
+        return
+    spool = Spool(folder.spool)
+    uri = spec.tracking_uri or default_uri(folder.mlruns)
+    delivered = cursors.read(folder.cursor)
+    if delivered is not None and delivered.offset >= spool.size():
+        return
+    tracker = Tracker(spool, uri, folder.mlruns / "artifacts", folder.cursor)
+    tracker.start()
+    delivery = tracker.close(timeout=120.0)
+    if delivery.pending:
+        click.echo(f"{folder.name}: {delivery.pending} events wait: {delivery.error}", err=True)
+
+
+def _wait() -> None:
+    try:
+        while True:
+            signal.pause()
+    except KeyboardInterrupt:
+        click.echo("stopped", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
@@ -37,6 +38,13 @@ def environments(slots: Slots) -> list[dict[str, str]]:
     gpus = _assigned(slots.workers, slots.gpus_per_trial, visible_gpus())
     threads = str(max(1, cores() // slots.workers))
     return [{"CUDA_VISIBLE_DEVICES": devices, **_thread_variables(threads)} for devices in gpus]
+
+
+def even_share(gpus: int, workers: int) -> float:
+    """The share of a GPU each of `workers` gets when all share what there is; 0 without any."""
+    if not gpus or not workers:
+        return 0.0
+    return 1.0 if workers <= gpus else 1 / math.ceil(workers / gpus)
 
 
 def cores() -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hpo.tracking.store import Point
+from hpo.tracking.batch import Point
 
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 _MOST_PARAM, _MOST_TAG, _MOST_NAME = 6000, 5000, 250

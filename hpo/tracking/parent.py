@@ -10,8 +10,9 @@ from typing import Any
 
 from hpo.spool import Spool
 from hpo.tracking import parcel
+from hpo.tracking.batch import Point
 from hpo.tracking.cursor import Cursor
-from hpo.tracking.store import Missing, Point, Refused, Store
+from hpo.tracking.store import Missing, Refused, Store
 
 _ENDED = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 _MOST_RANKED = 100

@@ -12,10 +12,11 @@ from typing import Any
 
 from hpo.spool import Spool
 from hpo.tracking import parcel
+from hpo.tracking.batch import Point
 from hpo.tracking.cursor import Cursor, OpenRun
 from hpo.tracking.parcel import Parcel
 from hpo.tracking.parent import StudyRun, origin
-from hpo.tracking.store import Missing, Point, Refused, Store
+from hpo.tracking.store import Missing, Refused, Store
 
 _NEEDED = {
     "study": ("key", "study", "experiment"),
@@ -41,7 +42,7 @@ class Sender:
     def __init__(self, store: Store, spool: Spool, cursor: Cursor, uncertain: int) -> None:
         self.uncertain = uncertain
         self.problem = ""
-        self._store, self._cursor = store, cursor
+        self.store, self._cursor = store, cursor
         self._study = StudyRun(store, spool, cursor)
         self._parcels: dict[str, Parcel] = {}
         self._best: list[Point] = []
@@ -101,7 +102,7 @@ class Sender:
         for name, made in parcels.items():
             self._accepted(partial(self._deliver, name, made))
         if best:
-            self._accepted(partial(self._store.log, self._cursor.parent, best))
+            self._accepted(partial(self.store.log, self._cursor.parent, best))
 
     def _accepted(self, deliver: Callable[[], None]) -> None:
         """Delivers; notes a refusal. A study that is gone from the store is another matter."""
@@ -111,20 +112,20 @@ class Sender:
             self.problem = str(error)
             if isinstance(error, Missing) and self._cursor.parent:
                 try:
-                    self._store.run(self._cursor.parent)
+                    self.store.run(self._cursor.parent)
                 except Missing:
                     raise Forgotten(self.problem) from error
 
     def _deliver(self, name: str, made: Parcel) -> None:
         run = self._run(name, made)
         if run.parked:
-            self._store.reopen(run.id)
+            self.store.reopen(run.id)
             run.parked = False
         start = made.start or {}
-        self._store.log(run.id, made.points, parcel.params(start.get("params") or {}), made.tags)
+        self.store.log(run.id, made.points, parcel.params(start.get("params") or {}), made.tags)
         run.step = made.step
         if made.end:
-            self._store.end(run.id, *made.end)
+            self.store.end(run.id, *made.end)
             self._cursor.runs.pop(name, None)
 
     def _run(self, name: str, made: Parcel) -> OpenRun:
@@ -135,7 +136,7 @@ class Sender:
         key = {"hpo.key": f"{cursor.key}/{name}"}
         found = None
         if event is None or event["offset"] <= self.uncertain:
-            found = self._store.find(cursor.experiment_id, key)
+            found = self.store.find(cursor.experiment_id, key)
         if found is not None:  # it may stem from a study run that is gone
             made.tags["mlflow.parentRunId"] = cursor.parent
         else:
@@ -146,5 +147,5 @@ class Sender:
             made.tags = {}  # one write less for a trial that has ended already
             title = parcel.run_name(made.trial, made.attempt)
             time = int(event["time"]) if event else first
-            found = self._store.create(cursor.experiment_id, title, time, tags)
+            found = self.store.create(cursor.experiment_id, title, time, tags)
         return cursor.runs.setdefault(name, OpenRun(found))

@@ -6,32 +6,16 @@ MLflow is imported here and only here, when a store is opened: that takes second
 from __future__ import annotations
 
 import fcntl
-import json
-import logging
 import os
-import threading
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeVar
 
 from hpo.tracking.address import database_file, is_server
-
-# MLflow's own limits are 1000 metrics, 100 params and tags, 1000 entities and 1 MB for one call.
-_MOST_ENTITIES, _MOST_PARAMS, _MOST_TAGS, _MOST_BYTES = 900, 90, 90, 800_000
-_ENTITY_BYTES = 120  # what a metric takes on the wire beside its name
-
-# A dead server must cost seconds, not the four minutes of MLflow's defaults. A user's own
-# settings win.
-_SETTINGS = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "GIT_PYTHON_REFRESH": "quiet",
-}
+from hpo.tracking.batch import Point, chunks
+from hpo.tracking.quiet import settings, silence_this_thread
 
 Result = TypeVar("Result")
 
@@ -42,15 +26,6 @@ class Refused(Exception):
 
 class Missing(Refused):
     """The run or experiment is not in the store (any more)."""
-
-
-class Point(NamedTuple):
-    """One value of one metric."""
-
-    key: str
-    value: float
-    time: int
-    step: int
 
 
 class RunData(NamedTuple):
@@ -64,20 +39,6 @@ class RunData(NamedTuple):
     tags: Mapping[str, str]
 
 
-Entity: TypeAlias = Point | tuple[str, str]
-
-
-def settings() -> None:
-    """Sets what MLflow reads from the environment and keeps its deprecations off the terminal.
-
-    To be called before MLflow is imported, in the main thread: filters belong to the process.
-    """
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
-    for category in (DeprecationWarning, FutureWarning):
-        warnings.filterwarnings("ignore", category=category, module=r"(mlflow|alembic)\.")
-
-
 class Store:
     """One connection to MLflow at `uri`; created in the thread that uses it."""
 
@@ -86,29 +47,36 @@ class Store:
         from mlflow import entities
         from mlflow.tracking import MlflowClient
 
-        _silence_this_thread()
+        silence_this_thread()
         self._uri, self._artifact_root = uri, artifact_root
         self._entities = entities
         file = database_file(uri)
         if file is not None:
             _ready(file)
-        self._client = _call(lambda: MlflowClient(tracking_uri=uri, registry_uri=uri))
+        self._given_up = False
+        self._client = self._call(lambda: MlflowClient(tracking_uri=uri, registry_uri=uri))
+
+    def give_up(self) -> None:
+        """Makes every later call fail: another tracker may be at work. For any thread."""
+        self._given_up = True
 
     def experiment(self, name: str) -> str:
         """The id of the experiment `name`, created or taken out of the bin if need be."""
         client = self._client
-        found = _call(lambda: client.get_experiment_by_name(name))
+        found = self._call(lambda: client.get_experiment_by_name(name))
         if found is None:
             place = None if is_server(self._uri) else self._artifact_root.absolute().as_uri()
             try:
-                created = _call(lambda: client.create_experiment(name, artifact_location=place))
+                created = self._call(
+                    lambda: client.create_experiment(name, artifact_location=place)
+                )
                 return str(created)
             except Refused:  # created by another process in this moment
-                found = _call(lambda: client.get_experiment_by_name(name))
+                found = self._call(lambda: client.get_experiment_by_name(name))
                 if found is None:
                     raise
         if found.lifecycle_stage == "deleted":
-            _call(lambda: client.restore_experiment(found.experiment_id))
+            self._call(lambda: client.restore_experiment(found.experiment_id))
         return str(found.experiment_id)
 
     def find(self, experiment: str, tags: Mapping[str, str]) -> str | None:
@@ -119,14 +87,14 @@ class Store:
         """The ids of at most `most` runs with all these tags, newest first."""
         text = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
         order = ["attributes.start_time DESC"]
-        runs = _call(
+        runs = self._call(
             lambda: self._client.search_runs([experiment], text, max_results=most, order_by=order)
         )
         return [str(run.info.run_id) for run in runs]
 
     def create(self, experiment: str, name: str, time: int, tags: Mapping[str, str]) -> str:
         """The id of a new run."""
-        run = _call(
+        run = self._call(
             lambda: self._client.create_run(
                 experiment, start_time=time, tags=dict(tags), run_name=name
             )
@@ -135,7 +103,7 @@ class Store:
 
     def run(self, run: str) -> RunData:
         """The run as it is now. Raises Missing."""
-        found = _call(lambda: self._client.get_run(run))
+        found = self._call(lambda: self._client.get_run(run))
         info, data = found.info, found.data
         return RunData(
             id=run,
@@ -161,73 +129,47 @@ class Store:
                 "params": [entities.Param(*param) for param in chunk_params],
                 "tags": [entities.RunTag(*tag) for tag in chunk_tags],
             }
-            _call(partial(self._client.log_batch, run, **batch))
+            self._call(partial(self._client.log_batch, run, **batch))
 
     def history(self, run: str, key: str) -> list[Point]:
         """All points of one metric of a run."""
-        found = _call(lambda: self._client.get_metric_history(run, key))
+        found = self._call(lambda: self._client.get_metric_history(run, key))
         return [Point(key, point.value, point.timestamp, point.step) for point in found]
 
     def metric_names(self, run: str) -> list[str]:
         """The metrics a run has."""
-        return list(_call(lambda: self._client.get_run(run)).data.metrics)
+        return list(self._call(lambda: self._client.get_run(run)).data.metrics)
 
     def end(self, run: str, status: str, time: int) -> None:
         """Ends a run: FINISHED, KILLED or FAILED, at `time`."""
-        _call(lambda: self._client.set_terminated(run, status, time))
+        self._call(lambda: self._client.set_terminated(run, status, time))
 
     def reopen(self, run: str) -> None:
         """Makes a run RUNNING again, taking it out of the bin if it is there."""
         if self.run(run).deleted:
-            _call(lambda: self._client.restore_run(run))
-        _call(lambda: self._client.update_run(run, status="RUNNING"))
+            self._call(lambda: self._client.restore_run(run))
+        self._call(lambda: self._client.update_run(run, status="RUNNING"))
 
     def untag(self, run: str, key: str) -> None:
         """Takes one tag off a run, if it has it."""
         if key in self.run(run).tags:
-            _call(lambda: self._client.delete_tag(run, key))
+            self._call(lambda: self._client.delete_tag(run, key))
 
     def attach(self, run: str, files: Sequence[str]) -> None:
         """Copies files to the run's artifacts; files that are gone are left out."""
         for file in files:
             if Path(file).is_file():
-                _call(partial(self._client.log_artifact, run, file))
+                self._call(partial(self._client.log_artifact, run, file))
 
     def discard(self, run: str) -> None:
         """Puts a run into the bin."""
         if not self.run(run).deleted:
-            _call(lambda: self._client.delete_run(run))
+            self._call(lambda: self._client.delete_run(run))
 
-
-Chunk: TypeAlias = tuple[list[Point], list[tuple[str, str]], list[tuple[str, str]]]
-
-
-def chunks(
-    points: Iterable[Point], params: Mapping[str, str], tags: Mapping[str, str]
-) -> Iterator[Chunk]:
-    """The entities cut so that each piece is within MLflow's limits for one call."""
-    chunk: Chunk = ([], [], [])
-    size = 0
-    for kind, entity, cost in _weighed(points, params, tags):
-        entities = len(chunk[0]) + len(chunk[1]) + len(chunk[2])
-        full = entities >= _MOST_ENTITIES or size + cost > _MOST_BYTES
-        if full or len(chunk[1]) >= _MOST_PARAMS or len(chunk[2]) >= _MOST_TAGS:
-            yield chunk
-            chunk, size = ([], [], []), 0
-        chunk[kind].append(entity)  # type: ignore[arg-type]
-        size += cost
-    if size:
-        yield chunk
-
-
-def _weighed(
-    points: Iterable[Point], params: Mapping[str, str], tags: Mapping[str, str]
-) -> Iterator[tuple[int, Entity, int]]:
-    for kind, pairs in ((1, params), (2, tags)):
-        for key, value in pairs.items():
-            yield kind, (key, value), len(json.dumps((key, value))) + _ENTITY_BYTES
-    for point in points:
-        yield 0, point, len(point.key) + _ENTITY_BYTES
+    def _call(self, function: Callable[[], Result]) -> Result:
+        if self._given_up:
+            raise RuntimeError("this connection has been given up")
+        return _call(function)
 
 
 def _call(function: Callable[[], Result]) -> Result:
@@ -248,27 +190,6 @@ def _call(function: Callable[[], Result]) -> Result:
 
 
 _FINAL = {"INVALID_PARAMETER_VALUE", "INVALID_STATE", "RESOURCE_ALREADY_EXISTS"}
-
-
-class _Quiet(logging.Filter):
-    """Drops what is logged by the threads that asked for it."""
-
-    threads = threading.local()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not getattr(self.threads, "quiet", False)
-
-
-_QUIET = _Quiet()
-
-
-def _silence_this_thread() -> None:
-    """Keeps what MLflow and its helpers log about our calls off the terminal, not the user's."""
-    _QUIET.threads.quiet = True
-    for name in ("mlflow", "alembic", "sqlalchemy.engine"):
-        for handler in logging.getLogger(name).handlers:
-            handler.addFilter(_QUIET)
-    logging.getLogger("urllib3.connectionpool").addFilter(_QUIET)
 
 
 def _ready(file: Path) -> None:

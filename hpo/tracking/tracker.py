@@ -13,8 +13,9 @@ from typing import Any
 from hpo.spool import Spool
 from hpo.tracking import cursor as cursors
 from hpo.tracking.address import is_server, resolve_uri, shown
+from hpo.tracking.quiet import settings
 from hpo.tracking.sender import Forgotten, Sender
-from hpo.tracking.store import Store, settings
+from hpo.tracking.store import Store
 
 _PERIOD = 2.0  # seconds between deliveries
 _LONGEST_PAUSE = 60.0  # seconds between tries while MLflow does not answer
@@ -34,8 +35,8 @@ class Tracker:
     """Delivers the events of `spool` to MLflow at `uri`, from where the last one stopped.
 
     Nothing here raises into the driver or makes it wait, but `close`, which waits no longer than
-    it is told to. `warn` is called once, from the tracker's thread, with what is wrong, when MLflow
-    first fails to take something. Raises HpoError for an address where no runs can be kept.
+    it is told to. `warn` is called from the tracker's thread with what is wrong, once for each
+    kind of trouble. Raises HpoError for an address where no runs can be kept.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Tracker:
         self._sender: Sender | None = None
         self._closing, self._abandoned = threading.Event(), threading.Event()
         self._delivered, self._failures = 0, 0
-        self._error, self._warned = "", False
+        self._error, self._told = "", set[str]()
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -69,15 +70,26 @@ class Tracker:
         if self._thread is not None:
             self._thread.join(timeout)
             if self._thread.is_alive():
-                self._abandoned.set()
+                self._abandon()
                 self._error = self._error or f"MLflow was not done within {timeout:g} s"
         pending = sum(1 for _ in self._spool.read(self._cursor.offset))
-        return Delivery(self._delivered, pending, self._error or self._spool.error)
+        lost = f"{self._spool.lost} events did not fit into memory" if self._spool.lost else ""
+        return Delivery(self._delivered, pending, self._error or self._spool.error or lost)
+
+    def _abandon(self) -> None:
+        """Leaves a thread that hangs in a call to itself; it sends nothing after that call."""
+        self._abandoned.set()
+        if self._sender is not None:
+            self._sender.store.give_up()
 
     def _work(self) -> None:
         while not self._abandoned.is_set():
             last_try = self._closing.is_set()
             began = time.monotonic()
+            if self._spool.error:
+                self._tell(
+                    "spool", f"events wait in memory, the disk takes none: {self._spool.error}"
+                )
             try:
                 more = self._deliver_some()
                 self._failures, self._error = 0, self._sender.problem if self._sender else ""
@@ -105,6 +117,8 @@ class Tracker:
         end = events[-1][0]
         if self._sender is None:
             store = Store(self._uri, self._artifact_root)
+            if self._abandoned.is_set():
+                store.give_up()
             self._sender = Sender(store, self._spool, self._cursor, self._uncertain)
         try:
             self._sender.send(events)
@@ -115,7 +129,7 @@ class Tracker:
         self._cursor.offset = end
         self._delivered += len(events)
         if self._sender.problem:
-            self._tell(f"MLflow refused something: {_short(self._sender.problem)}")
+            self._tell("refused", f"MLflow refused something: {_short(self._sender.problem)}")
         self._save()
         return True
 
@@ -137,19 +151,20 @@ class Tracker:
         try:
             self._cursor.save(self._path)
         except OSError as error:
-            self._tell(f"cannot write {self._path}: {error.strerror or error}")
+            self._tell("cursor", f"cannot write {self._path}: {error.strerror or error}")
 
     def _failed(self, error: Exception) -> None:
         self._failures += 1
         self._error = _explain(error, self._uri)
         self._tell(
+            "outage",
             f"MLflow does not take metrics: {self._error}\n"
-            "the study goes on; they are kept and delivered when it answers"
+            "the study goes on; they are kept and delivered when it answers",
         )
 
-    def _tell(self, text: str) -> None:
-        if not self._warned:
-            self._warned = True
+    def _tell(self, kind: str, text: str) -> None:
+        if kind not in self._told:
+            self._told.add(kind)
             with contextlib.suppress(Exception):
                 self._warn(text)
 

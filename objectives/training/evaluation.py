@@ -125,7 +125,7 @@ def _metric_sums(metrics: object, rows: int, task: object) -> dict[str, float]:
         )
     sums = {}
     for name, value in metrics.items():
-        number = torch.as_tensor(value, dtype=torch.float64)
+        number = torch.as_tensor(value).detach().cpu().double()
         if number.ndim > 1 or (number.ndim == 1 and len(number) not in (1, rows)):
             raise HpoError(
                 f"objective {task_name(task)}: metric {name} has shape {tuple(number.shape)} "

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from objectives.training.options import Training
 from objectives.training.randomness import GlobalStreams
 from objectives.training.state import Run
 from objectives.training.stopping import Patience
-from objectives.training.task import Task, locked, splits_of, task_name
+from objectives.training.task import Task, classes_of, locked, splits_of, task_name
 from objectives.training.tuner import Tuner
 from search_spaces.errors import HpoError
 from search_spaces.regularizer import Regularizer
@@ -34,7 +34,7 @@ def train(
     checkpoint: Path | None = None,
     checkpoint_seconds: float | None = None,
     device: str | torch.device = "cpu",
-) -> Iterator[Measurement]:
+) -> Generator[Measurement]:
     """Trains a task's model under a tuner's knobs; yields `training.evaluations` Measurements.
 
     Metrics: train_loss (the task's loss as trained, without penalty, mean since the last
@@ -87,9 +87,9 @@ class _Trial:
         begun = time.perf_counter()
         run = self._run
         train_loss = self._train_until(next(s for s in self._stops if s > run.step))
-        metrics = {"train_loss": train_loss, "val_loss": math.nan}
-        if math.isfinite(train_loss):
-            metrics |= _held_out(run)
+        diverged = not math.isfinite(train_loss)
+        held_out = self._unknown() if diverged else _held_out(run)
+        metrics = {"train_loss": train_loss, **held_out}
         progress = run.step / run.training.steps
         moving = run.tuner.moving(progress)
         self.done = (
@@ -105,6 +105,13 @@ class _Trial:
         if self._saver.due(last=self.done):
             self._saver.save(self._content())
         return measurement
+
+    def _unknown(self) -> dict[str, float]:
+        """The held-out metrics of a model that is past measuring: nan, under the usual names."""
+        names = {name for m in self.history for name in m.metrics} - {"train_loss"}
+        kinds = ("loss", "error") if classes_of(self._run.task) else ("loss",)
+        names |= {f"{prefix}_{kind}" for prefix in _prefixes(self._run) for kind in kinds}
+        return dict.fromkeys(sorted(names), math.nan)
 
     def _train_until(self, step: int) -> float:
         """The mean loss of the steps taken; nan or infinity if one of them was not finite."""
@@ -156,11 +163,16 @@ def _identity(run: Run) -> dict[str, Any]:
 def _held_out(run: Run) -> dict[str, float]:
     """The metrics on the validation split, and on the selection hold-out where there is one."""
     metrics: dict[str, float] = {}
-    for prefix, split in (("val", "validation"), ("holdout", "selection")):
-        if split == "validation" or split in splits_of(run.task):
-            measured = evaluate(run.task, run.model, split, run.device)
-            metrics |= {f"{prefix}_{name}": value for name, value in measured.items()}
+    for prefix, split in _prefixes(run).items():
+        measured = evaluate(run.task, run.model, split, run.device)
+        metrics |= {f"{prefix}_{name}": value for name, value in measured.items()}
     return metrics
+
+
+def _prefixes(run: Run) -> dict[str, str]:
+    """The splits that are measured, by the prefix of their metrics."""
+    both = {"val": "validation", "holdout": "selection"}
+    return both if "selection" in splits_of(run.task) else {"val": "validation"}
 
 
 def _device(device: str | torch.device) -> torch.device:

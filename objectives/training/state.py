@@ -130,7 +130,8 @@ class Run:
 
     def rate(self, progress: float, knobs: Mapping[str, Any]) -> float:
         """The learning rate of a step: base rate, or the knob in its place, times its schedule."""
-        base = float(knobs.get("learning_rate", self.training.learning_rate))
+        knob = knobs.get("learning_rate", self.training.learning_rate)
+        base = float(knob.detach() if isinstance(knob, Tensor) else knob)
         if not (math.isfinite(base) and base >= 0):
             raise HpoError(
                 f"learning_rate is {base!r} at progress {progress:.3g}",

@@ -159,7 +159,9 @@ def test_failed_pruned_and_enqueued_trials_do_not_disturb(name: str) -> None:
         trial, point = _ask(study, name, number, 1)
         if number == 0:
             active = {key: start[key] for key in space.active(start)}
-            assert point == pytest.approx(active) if name == "grid" else point.keys() == active.keys()
+            assert (
+                point == pytest.approx(active) if name == "grid" else point.keys() == active.keys()
+            )
         if number % 3 == 1:
             trial.report(_value(point), step=1)
             study.tell(trial, state=TrialState.PRUNED)
@@ -253,9 +255,7 @@ def _value(point: Mapping[str, Any]) -> float:
 def _continue(folder: Path, names: list[str]) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("error")
-    found = {
-        name: _drive(_study(folder / name), name, range(7, TRIALS), seed=7) for name in names
-    }
+    found = {name: _drive(_study(folder / name), name, range(7, TRIALS), seed=7) for name in names}
     print(json.dumps(found))
 
 
