@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +38,17 @@ def run(
                 plateau may be given flat. `workers=0` runs trials in this process
 
     Raises HpoError: a mistake in the spec (nothing was started), a name that is taken, a study
-    without one successful trial. KeyboardInterrupt leaves a study that `resume=True` continues.
+    without one successful trial. Ctrl-C raises hpo.errors.Interrupted once running trials have
+    ended; `resume=True` continues the study. A script that passes a function of its own has the
+    call under `if __name__ == "__main__":`, because workers import the script.
 
     >>> result = hpo.run("digits", space="regularization", sampler="tpe", trials=20)
     >>> result.best.value, result.schedule.at(0.5), result.trials
     """
     from hpo import console as consoles
+    from hpo.problem import refuse_while_loading
 
+    refuse_while_loading("hpo.run")
     described = spec_from_keywords(objective=reference(objective), **spec)
     sink = consoles.Console(
         consoles.style(as_json=False, quiet=quiet), described.metric, described.direction
@@ -74,12 +78,11 @@ def reference(objective: str | Callable[..., Any]) -> str:
         )
     if module != "__main__":
         return f"{module}:{name}"
-    file = (
-        inspect.getsourcefile(sys.modules["__main__"])
-        if hasattr(sys.modules["__main__"], "__file__")
-        else None
-    )
-    if file is None:
+    main = sys.modules["__main__"]
+    if main.__spec__ is not None:  # python -m package.module
+        return f"{main.__spec__.name}:{name}"
+    file = getattr(main, "__file__", None)
+    if file is None or not Path(file).is_file():
         raise HpoError(
             f"objective {name} lives in an interactive session; a worker process cannot see it",
             hint=f"save it in a file, for example my_task.py, and pass 'my_task.py:{name}'",
@@ -90,18 +93,19 @@ def reference(objective: str | Callable[..., Any]) -> str:
 
 
 def objective(
-    objective: str, *, report: bool = True, **spec: Any
+    objective: str | Callable[..., Any], *, report: bool = True, **spec: Any
 ) -> Callable[[optuna.Trial], float]:
     """An Optuna objective: `study.optimize(hpo.objective("digits", space="l2"), n_trials=50)`.
 
     Suggests the knobs of the space, trains once under them, reports each measurement to the trial
-    (so that the study's pruner works) and returns the metric at the best step. `spec` holds the
-    keys of a study file that describe the problem: objective_options, space, fixed, training,
-    steps, seed, seeds, minimize or maximize.
+    (so that the study's pruner works) and returns the metric at the best step, or nan as soon as it
+    is not finite. `objective` is given as to `run`; `spec` holds the keys of a study file that
+    describe the problem: objective_options, space, fixed, training, steps, seed, seeds, minimize
+    or maximize.
     """
     from hpo import problem as problems
 
-    described = spec_from_keywords(objective=objective, **spec)
+    described = spec_from_keywords(objective=reference(objective), **spec)
     problem = problems.load(described)
 
     def evaluate(trial: optuna.Trial) -> float:
@@ -115,17 +119,21 @@ def _evaluate(problem: Problem, trial: optuna.Trial, report: bool) -> float:
 
     from hpo.ledger import better
     from hpo.samplers._suggest import suggest
-    from hpo.trial import Plan, run_trial
+    from hpo.trial import Plan, finite, run_trial
 
+    metric = problem.spec.metric
     values: Mapping[str, Any] = suggest(trial, problem.space.coordinates())
     plan = Plan(trial.number, 0, problem.schedule(values).to_json(), problem.spec.seed)
     best: float | None = None
-    for measurement in run_trial(problem, plan):
-        value = measurement.metrics[problem.spec.metric]
-        if better(value, best, problem.spec.direction):
-            best = value
-        if report:
-            trial.report(value, measurement.step)
-            if trial.should_prune():
-                raise optuna.TrialPruned
+    with closing(run_trial(problem, plan)) as run:
+        for measurement in run:
+            value = measurement.metrics[metric]
+            if not finite(measurement, metric):
+                return float("nan")  # Optuna counts the trial as failed
+            if better(value, best, problem.spec.direction):
+                best = value
+            if report:
+                trial.report(value, measurement.step)
+                if trial.should_prune():
+                    raise optuna.TrialPruned
     return float("nan") if best is None else best

@@ -6,39 +6,59 @@ and a permanent one for each that ended; a pipe gets the permanent lines and a s
 
 from __future__ import annotations
 
-import json
+import contextlib
+import os
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
-from hpo._version import __version__
-from hpo.problem import Problem, describe
+from hpo.jsonline import json_line
+from hpo.problem import Problem
+from hpo.summary import ending, first_line, header
+from hpo.wording import duration, knob, number, plural
+from hpo.wording import shown as shown
 
 if TYPE_CHECKING:
     from rich.live import Live
+    from rich.text import Text
 
-    from hpo.result import Result
+    from search_spaces.domains import Domain
 
 Style = Literal["terminal", "lines", "json", "quiet"]
 HEARTBEAT = 30.0
 LINES_A_SECOND = 10
 BAR = 16
+SAME_MOMENT = 20  # milliseconds between the events of one step of the driver
+ETA_FROM = 0.05  # of a trial: before it, the time of a step is not known well enough
+
+# What `hpo run --json` calls the events; the others are for MLflow.
+JSON_NAMES = {
+    "start": "plan",
+    "measurement": "measurement",
+    "end": "outcome",
+    "retry": "retry",
+    "stopping": "stopping",
+}
 
 
 def style(*, as_json: bool, quiet: bool) -> Style:
-    """How to speak: as asked, else by whether stderr is a terminal."""
+    """How to speak: as asked, else by whether stderr is a terminal that can be redrawn."""
     if as_json:
         return "json"
     if quiet:
         return "quiet"
-    return "terminal" if sys.stderr.isatty() else "lines"
+    redrawn = sys.stderr.isatty() and os.environ.get("TERM") not in {"dumb", "unknown"}
+    return "terminal" if redrawn else "lines"
 
 
 @dataclass
-class _Live:
+class Running:
+    """A trial that runs, as far as its measurements tell."""
+
     started: float
     step: int = 0
     progress: float = 0.0
@@ -52,36 +72,45 @@ class Console:
     """A sink: called with every event of the study."""
 
     def __init__(
-        self, style: Style, metric: str, direction: str, err: TextIO | None = None
+        self,
+        style: Style,
+        metric: str,
+        direction: str,
+        err: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.style: Style = style
         self.metric, self.direction = metric, direction
-        self.err = err or sys.stderr
-        self._running: dict[int, _Live] = {}
+        self.err, self.clock = err or sys.stderr, clock
+        self.steps: int | None = None
+        self.space: Mapping[str, Domain] = {}
+        self._running: dict[int, Running] = {}
+        self._given_up = (-1, 0)  # the trial whose attempt was given up last, and when
         self._live: Live | None = None
-        self._last_line = time.monotonic()
+        self._closed = threading.Event()
+        self._heart: threading.Thread | None = None
+        self._last_line = clock()
         self._window: list[float] = []
         self._unprinted = 0
         self._ended = 0
+        self._best: tuple[float, int] | None = None
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        kind = event["event"]
         if self.style == "json":
             self._json(event)
-        handle = getattr(self, f"_on_{kind}", None)
+        handle = getattr(self, f"_on_{event['event']}", None)
         if handle is not None:
             handle(event)
-        if self.style == "terminal":
-            self._redraw()
-        elif self.style == "lines" and time.monotonic() - self._last_line > HEARTBEAT:
-            self._heartbeat()
 
     def header(self, problem: Problem, folder: Path, mlruns: Path, slots: str) -> None:
         """Objective, sampler, knobs, budget and folder, before anything runs."""
+        self.space = problem.space
+        self.steps = problem.training.steps if problem.training is not None else None
+        if self.style == "json":
+            plain = {"spec": problem.spec.plain(), "notes": problem.notes, "folder": str(folder)}
+            self._print_json({"event": "header", **plain})
         for line in header(problem, folder, slots):
             self.line(line)
-        for note in problem.notes:
-            self.line(f"note        {note}")
         if problem.spec.mlflow and not problem.spec.tracking_uri:
             database = mlruns / "mlflow.db"
             if not database.exists():
@@ -90,20 +119,27 @@ class Console:
         self.line("")
 
     def line(self, text: str) -> None:
-        """One permanent line."""
-        if self.style in {"quiet", "json"}:
-            return
-        self._last_line = time.monotonic()
+        """One permanent line; nothing where only a result is wanted."""
+        if self.style not in {"quiet", "json"}:
+            self.warn(text)
+
+    def warn(self, text: str) -> None:
+        """A permanent line that is told in every style."""
+        self._last_line = self.clock()
         if self._live is not None:
+            self._live.refresh()  # else the line would be drawn above what is no longer true
             self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        else:
-            print(text, file=self.err, flush=True)
+            return
+        with contextlib.suppress(OSError):  # nobody reads any more: the study goes on
+            self.err.write(f"{text}\n")
+            self.err.flush()
 
     def close(self) -> None:
         """Stops redrawing; says how many endings were not printed one by one."""
-        if self._unprinted:
-            self.line(f"… and {self._unprinted} more trials ended")
-            self._unprinted = 0
+        self._closed.set()
+        if self._heart is not None:
+            self._heart.join()
+        self._catch_up()
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -111,37 +147,55 @@ class Console:
     # -- events ---------------------------------------------------------------------------------
 
     def _on_start(self, event: Mapping[str, Any]) -> None:
-        self._running[event["trial"]] = _Live(time.monotonic())
+        self._running[event["trial"]] = Running(self.clock())
+        if self.style == "terminal" and self._live is None:
+            self._live = self._drawing()
+            self._live.start()
+        elif self.style == "lines" and self._heart is None:
+            self._heart = threading.Thread(target=self._beat, name="hpo-heartbeat", daemon=True)
+            self._heart.start()
 
     def _on_measurement(self, event: Mapping[str, Any]) -> None:
-        live = self._running.setdefault(event["trial"], _Live(time.monotonic()))
+        running = self._running.setdefault(event["trial"], Running(self.clock()))
         value = event["metrics"].get(self.metric)
-        live.step, live.progress = event["step"], event["progress"]
-        live.value, live.point = value, event["point"]
+        running.step, running.progress = event["step"], event["progress"]
+        running.value, running.point = value, event["point"]
         lower = self.direction == "minimize"
         if value is not None and (
-            live.best is None or (value < live.best if lower else value > live.best)
+            running.best is None or (value < running.best if lower else value > running.best)
         ):
-            live.best, live.best_step = value, event["step"]
+            running.best, running.best_step = value, event["step"]
 
     def _on_retry(self, event: Mapping[str, Any]) -> None:
-        self._running.pop(event["trial"], None)
+        trial = event["trial"]
+        before = self._running.get(trial)
+        if before is not None and before.step:
+            self._given_up = trial, event["time"]
+        self._running[trial] = Running(self.clock())
         how = "alone" if event["reason"] == "oom" else "again"
-        self.line(f"trial {event['trial']}   {event['message']}; it is tried {how}")
+        self.line(f"trial {trial}   {first_line(event['message'])}; it is tried {how}")
 
     def _on_end(self, event: Mapping[str, Any]) -> None:
-        self._running.pop(event["trial"], None)
+        trial = event["trial"]
+        if self._given_up[0] == trial and event["time"] - self._given_up[1] < SAME_MOMENT:
+            return  # the attempt is over, the trial is not; the retry was told
+        running = self._running.pop(trial, None)
+        if running is None and event["reason"] == "lost":
+            self.line(f"trial {trial}   {first_line(event['message'])}; it begins again")
+            return
         self._ended += 1
         if self._may_print() or event["outcome"] == "failed":
             self.line(ending(event, self.metric))
         else:
             self._unprinted += 1
 
+    def _on_best(self, event: Mapping[str, Any]) -> None:
+        self._best = event["value"], event["trial"]
+
     def _on_stopping(self, event: Mapping[str, Any]) -> None:
-        trials = event["trials"]
         running = ", ".join(
             f"trial {number} is at {self._running[number].progress:.0%}"
-            for number in trials
+            for number in event["trials"]
             if number in self._running
         )
         if running:
@@ -151,149 +205,90 @@ class Console:
     # -- drawing --------------------------------------------------------------------------------
 
     def _may_print(self) -> bool:
-        now = time.monotonic()
+        now = self.clock()
         self._window = [moment for moment in self._window if now - moment < 1.0]
         if len(self._window) >= LINES_A_SECOND:
             return False
         self._window.append(now)
-        if self._unprinted:
-            self.line(f"… {self._unprinted} more trials ended")
-            self._unprinted = 0
+        self._catch_up()
         return True
 
-    def _heartbeat(self) -> None:
-        running = ", ".join(
-            f"trial {number} at {live.progress:.0%}" for number, live in self._running.items()
-        )
-        self.line(f"…       {self._ended} trials ended   {running}")
+    def _catch_up(self) -> None:
+        if self._unprinted:
+            self.line(f"…   {self._unprinted} more ended")
+            self._unprinted = 0
 
-    def _redraw(self) -> None:
+    def _beat(self) -> None:
+        while not self._closed.wait(1.0):
+            self.heartbeat()
+
+    def heartbeat(self) -> None:
+        """A sign of life for a log, if nothing was said for a while."""
+        if self.clock() - self._last_line < HEARTBEAT:
+            return
+        running = [f"trial {n} at {one.progress:.0%}" for n, one in list(self._running.items())]
+        self.line("   ".join(["…", f"{plural(self._ended, 'trial')} ended", ", ".join(running)]))
+
+    def _drawing(self) -> Live:
         from rich.console import Console as RichConsole
         from rich.live import Live
+
+        screen = RichConsole(file=self.err, highlight=False)
+        return Live(
+            console=screen,
+            get_renderable=lambda: self._drawn(screen.width),
+            refresh_per_second=4,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+
+    def _drawn(self, width: int) -> Text:
         from rich.text import Text
 
-        if self._live is None:
-            if not self._running:
-                return
-            self._live = Live(
-                console=RichConsole(file=self.err, highlight=False),
-                refresh_per_second=4,
-                transient=True,
-            )
-            self._live.start()
-        lines = [_progress_line(n, live, self.metric) for n, live in self._running.items()]
-        self._live.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"))
+        return Text("\n".join(self.progress(width)), no_wrap=True, overflow="ellipsis")
+
+    def progress(self, width: int) -> list[str]:
+        """A line for each running trial, and one for the study."""
+        lines = [self._of_trial(n, one, width) for n, one in list(self._running.items())]
+        if not self._ended:
+            return lines
+        best = ""
+        if self._best is not None:
+            best = f"   best {self.metric} {number(self._best[0])} (trial {self._best[1]})"
+        return [*lines, f"{plural(self._ended, 'trial')} ended{best}"]
+
+    def _of_trial(self, trial: int, running: Running, width: int) -> str:
+        filled = round(BAR * running.progress)
+        steps = f"{running.progress:4.0%}"
+        if self.steps is not None:
+            steps = f"{running.step:{len(str(self.steps))}}/{self.steps}"
+        first = [f"trial {trial}", "#" * filled + "-" * (BAR - filled), steps]
+        if running.value is not None:
+            first.append(f"{self.metric} {number(running.value)}")
+        last = []
+        if running.progress >= ETA_FROM:
+            spent = self.clock() - running.started
+            last.append(f"eta {duration(spent * (1 - running.progress) / running.progress)}")
+        middle = []
+        if running.best is not None:
+            middle.append(f"best {number(running.best)} @{running.best_step}")
+        middle += [f"{n} {knob(self.space.get(n), v)}" for n, v in running.point.items()]
+        return _fitted(first, middle, last, width)
 
     def _json(self, event: Mapping[str, Any]) -> None:
-        names = {"start": "plan", "measurement": "measurement", "end": "outcome"}
-        kind = names.get(event["event"], event["event"])
-        print(json.dumps({"format": 1, **event, "event": kind}), flush=True)
+        kind = JSON_NAMES.get(event["event"])
+        if kind is not None:
+            self._print_json({**event, "event": kind})
+
+    def _print_json(self, data: Mapping[str, Any]) -> None:
+        with contextlib.suppress(OSError):  # nobody reads any more: the study goes on
+            print(json_line(data), flush=True)
 
 
-def header(problem: Problem, folder: Path, slots: str) -> list[str]:
-    """The three lines a study begins with."""
-    spec = problem.spec
-    note = getattr(problem.target, "note", "")
-    objective = f"{spec.objective} ({note})" if note else spec.objective
-    knobs = "   ".join(f"{name} {describe(domain)}" for name, domain in problem.space.items())
-    budget = f"{spec.budget.trials} trial{'' if spec.budget.trials == 1 else 's'}"
-    if problem.training is not None:
-        budget += f" x {problem.training.steps} steps"
-    if spec.seeds > 1:
-        budget += f" x {spec.seeds} seeds"
-    if spec.budget.time:
-        budget += f", at most {duration(spec.budget.time)}"
-    lines = [
-        f"hpo {__version__}   study {spec.name}   objective {objective}   sampler {spec.sampler}"
-        f"   {slots}",
-        f"knobs       {knobs}",
-    ]
-    if spec.fixed:
-        fixed = "   ".join(f"{name} {number(value)}" for name, value in spec.fixed.items())
-        lines.append(f"fixed       {fixed}")
-    return [*lines, f"budget      {budget}        folder {shown(folder)}"]
-
-
-def ending(event: Mapping[str, Any], metric: str) -> str:
-    """The permanent line of a trial that ended."""
-    trial = f"trial {event['trial']}"
-    seconds = duration(event["metrics"].get("seconds", 0.0))
-    best = event["metrics"].get(f"best/{metric}")
-    if event["outcome"] == "failed":
-        return f"{trial}   failed   {event['message'] or event['reason']}   {seconds}"
-    value = f"{metric} {number(best)}" if best is not None else ""
-    return (
-        f"{trial}   {'done' if event['outcome'] == 'complete' else 'pruned'}   {value}   {seconds}"
-    )
-
-
-def closing(result: Result) -> list[str]:
-    """The block a study ends with: best against start, where things are, the next commands."""
-    best, spec = result.best, result.spec
-    if best is None:
-        return []
-    held = "" if best.holdout is None else f" (hold-out {number(best.holdout)})"
-    text = f"trial {best.number}, {spec.metric} {number(best.value)}{held}"
-    start = result.start
-    if start is not None and start.value is not None and start.number != best.number:
-        also = "" if start.holdout is None else f", hold-out {number(start.holdout)}"
-        text += f"; the start values reached {number(start.value)}{also}"
-    elif start is not None and start.number == best.number:
-        text += "; these are the start values: nothing better was found"
-    lines = ["", f"best      {text}", f"schedule  {shown(result.folder.schedule)}"]
-    if spec.mlflow:
-        where = spec.tracking_uri or shown(result.folder.mlruns / "mlflow.db")
-        lines.append(f"mlflow    {where}")
-    return [
-        *lines,
-        "next      hpo schedule      look at what was discovered",
-        "          hpo show          every trial of the study",
-        "          hpo ui            compare the runs in MLflow",
-    ]
-
-
-def number(value: Any) -> str:
-    """A number in few characters; anything else as text."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        if isinstance(value, tuple | list):
-            return "(" + ", ".join(number(entry) for entry in value) + ")"
-        return str(value)
-    if value == 0 or isinstance(value, int):
-        return str(value) if isinstance(value, int) else "0"
-    if abs(value) < 1e-2 or abs(value) >= 1e5:
-        return f"{value:.1e}"
-    return f"{value:.3g}" if abs(value) < 100 else f"{value:.1f}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as 0.3s, 24s, 3m10s or 2h05m."""
-    if seconds < 9.95:
-        return f"{seconds:.1f}s"
-    if seconds < 120:
-        return f"{seconds:.0f}s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 120:
-        return f"{minutes}m{rest:02d}s"
-    return f"{minutes // 60}h{minutes % 60:02d}m"
-
-
-def shown(path: Path) -> str:
-    """A path as short as it can be written from the current folder."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
-
-
-def _progress_line(trial: int, live: _Live, metric: str) -> str:
-    filled = round(BAR * live.progress)
-    bar = "#" * filled + "-" * (BAR - filled)
-    parts = [f"trial {trial}", bar, f"{live.progress:4.0%}"]
-    if live.value is not None and live.best is not None:
-        parts.append(f"{metric} {number(live.value)}")
-        parts.append(f"best {number(live.best)} @{live.best_step}")
-    parts.extend(f"{name} {number(value)}" for name, value in list(live.point.items())[:4])
-    if live.progress >= 0.05:
-        spent = time.monotonic() - live.started
-        parts.append(f"eta {duration(spent * (1 - live.progress) / live.progress)}")
-    return "   ".join(parts)
+def _fitted(first: Sequence[str], middle: Sequence[str], last: Sequence[str], width: int) -> str:
+    """All that fits a line, the entries in the middle given up from behind."""
+    kept = list(middle)
+    while kept and len("   ".join([*first, *kept, *last])) >= width:
+        kept.pop()
+    return "   ".join([*first, *kept, *last])

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from search_spaces.errors import HpoError
 
+WIDEST = 100  # characters of a line of the study file that an error shows
+
 __all__ = [
     "Conflict",
     "HpoError",
@@ -15,17 +17,24 @@ __all__ = [
     "SpecError",
     "Unavailable",
     "exit_code",
+    "printable",
     "render",
 ]
 
 
 class SpecError(HpoError):
-    """A mistake at a known place of a study file."""
+    """A mistake at a known place of a study file.
+
+    `width` is how many characters of the line `snippet` are at fault, `status` the exit code of
+    the error before its place was known.
+    """
 
     file: str = ""
     line: int = 0
     column: int = 0
     snippet: str = ""
+    width: int = 1
+    status: int = 2
 
 
 class NothingSucceeded(HpoError):
@@ -54,19 +63,35 @@ _EXIT_CODES: dict[type[HpoError], int] = {
 
 def exit_code(error: HpoError) -> int:
     """The exit code of the command that ends with `error`: 2 unless its class has another."""
+    if isinstance(error, SpecError):
+        return error.status
     return next((code for kind, code in _EXIT_CODES.items() if isinstance(error, kind)), 2)
 
 
 def render(error: HpoError) -> str:
     """The error as a user reads it: place and message, the line with a caret, what to do."""
     if not isinstance(error, SpecError) or not error.line:
-        return str(error)
+        file = f"{error.file}: " if isinstance(error, SpecError) and error.file else ""
+        return printable(f"{file}{error}")
     lines = [f"{error.file}:{error.line}:{error.column}: {error.message}"]
     if error.snippet:
-        found = str(error.found) if error.found is not None else ""
-        width = len(found) if found and error.snippet[error.column - 1 :].startswith(found) else 1
-        lines.append(f"{error.line:5} | {error.snippet}")
-        lines.append(f"      | {' ' * (error.column - 1)}{'^' * width}")
+        before, shown = _window(error.snippet, error.column)
+        width = max(1, min(error.width, len(shown) - before))
+        lines.append(f"{error.line:5} | {shown}")
+        lines.append(f"      | {' ' * before}{'^' * width}")
     if error.hint:
         lines.append(error.hint)
-    return "\n".join(lines)
+    return printable("\n".join(lines))
+
+
+def _window(line: str, column: int) -> tuple[int, str]:
+    """The part of a line around a column, short enough for a screen, and where the column is."""
+    line = line.rstrip().replace("\t", " ")
+    start = max(0, column - 1 - WIDEST // 2) if len(line) > WIDEST else 0
+    return column - 1 - start, line[start : start + WIDEST]
+
+
+def printable(text: str) -> str:
+    """`text` without characters that would steer a terminal; line breaks stay."""
+    text = text.replace("\t", "    ")
+    return "".join(char if char.isprintable() or char == "\n" else "?" for char in text)

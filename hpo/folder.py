@@ -64,12 +64,17 @@ class Folder:
     def exists(self) -> bool:
         return self.spec.exists()
 
+    def touched(self) -> float:
+        """When the study last wrote something, in seconds since the epoch."""
+        files = [self.spool, self.journal, self.spec]
+        return max((f.stat().st_mtime for f in files if f.exists()), default=0.0)
+
 
 def studies(mlruns: Path | str = DEFAULT_MLRUNS) -> list[Folder]:
     """The studies under `mlruns`, the one touched last first."""
     root = Path(mlruns).absolute() / "studies"
     found = [Folder(path) for path in root.iterdir()] if root.is_dir() else []
-    return sorted((f for f in found if f.exists()), key=_touched, reverse=True)
+    return sorted((f for f in found if f.exists()), key=Folder.touched, reverse=True)
 
 
 def find(study: str | None, mlruns: Path | str = DEFAULT_MLRUNS) -> Folder:
@@ -144,23 +149,29 @@ def read_spec(folder: Folder) -> StudySpec:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes `text` to `path` so that a reader sees the old text or the new, never a part."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    """Writes `text` to `path` so that a reader sees the old text or the new, never a part.
+
+    Makes the folder if it is missing. Raises HpoError where it cannot be written.
+    """
+    temporary = None
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
             file.write(text)
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        raise HpoError(
+            f"{path}: cannot be written: {error.strerror}",
+            hint="make room or give write access",
+            code="unwritable",
+        ) from error
+    finally:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
 
 
 def replace_json(path: Path, data: Any) -> None:
     """Writes `data` as JSON in one piece."""
     replace_text(path, json.dumps(data, indent=1) + "\n")
-
-
-def _touched(folder: Folder) -> float:
-    files = [folder.spool, folder.journal, folder.spec]
-    return max((f.stat().st_mtime for f in files if f.exists()), default=0.0)

@@ -3,6 +3,7 @@
 Same format as Optuna's journal file, so its dashboard and commands read it. Because a study has one
 writer (the driver, under a lock), no lock is taken for each line, the lines of one step are
 written together and made durable once: a trial that was asked for is there whole or not at all.
+For that, every line but the last of such a piece says that there is more, which Optuna ignores.
 """
 
 from __future__ import annotations
@@ -10,31 +11,37 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from optuna.storages.journal import BaseJournalBackend
 
 from hpo.errors import HpoError
-from hpo.spool import cut_torn_line
+
+_MORE = ',"more":true}'
 
 
 class Journal(BaseJournalBackend):
     """Append-only journal of one writer.
 
     `read_logs` yields what the file held at opening, then what this writer has appended; lines
-    leave memory once they have been read. Opening cuts a torn last line (a writer that died).
+    leave memory once they have been read. Opening cuts what is torn at the end (a writer that
+    died). What the disk does not take is an HpoError, and stands before all later lines if it takes
+    them again.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        cut_torn_line(path)
-        self._file = path.open("ab")
         self._unread: list[str] = []
-        self._read = 0
         self._opened = False
         self._held: list[str] | None = None
+        self._unwritten = b""
+        try:
+            _cut_torn_end(path)
+            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise self._unwritable(error) from error
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = [json.dumps(log, separators=(",", ":")) for log in logs]
@@ -47,12 +54,9 @@ class Journal(BaseJournalBackend):
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
         if not self._opened:
             self._opened = True
-            for log in _logs(self._path):
-                self._read += 1
-                yield log
+            yield from _logs(self._path)
             return
         fresh, self._unread = self._unread, []
-        self._read += len(fresh)
         for line in fresh:
             yield json.loads(line)
 
@@ -67,25 +71,31 @@ class Journal(BaseJournalBackend):
             yield
         finally:
             lines, self._held = self._held, None
-            self._write(lines, durable)
+            self._write([line[:-1] + _MORE for line in lines[:-1]] + lines[-1:], durable)
 
     def _write(self, lines: list[str], durable: bool = False) -> None:
-        if not lines:
+        self._unwritten += "".join(f"{line}\n" for line in lines).encode()
+        if not self._unwritten:
             return
         try:
-            self._file.write(("\n".join(lines) + "\n").encode())
-            self._file.flush()
+            while self._unwritten:
+                self._unwritten = self._unwritten[os.write(self._file, self._unwritten) :]
             if durable:
-                os.fsync(self._file.fileno())
+                os.fsync(self._file)
         except OSError as error:
-            raise HpoError(
-                f"{self._path}: cannot write the ledger: {error.strerror}",
-                hint="make room or give write access, then continue with hpo run --resume",
-                code="unwritable",
-            ) from error
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> HpoError:
+        return HpoError(
+            f"{self._path}: cannot write the ledger: {error.strerror}",
+            hint="make room or give write access, then continue with hpo run --resume",
+            code="unwritable",
+        )
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(HpoError):  # it has been told
+            self._write([])
+        os.close(self._file)
 
 
 class ReadOnlyJournal(BaseJournalBackend):
@@ -103,6 +113,21 @@ class ReadOnlyJournal(BaseJournalBackend):
             if number >= max(self._read, log_number_from):
                 self._read = number + 1
                 yield log
+
+
+def _cut_torn_end(path: Path) -> None:
+    """Cuts what follows the last whole piece."""
+    if not path.exists():
+        return
+    end = keep = 0
+    more = f"{_MORE}\n".encode()
+    with path.open("r+b") as file:
+        for line in file:
+            end += len(line)
+            if line.endswith(b"\n") and not line.endswith(more):
+                keep = end
+        if keep < end:
+            file.truncate(keep)
 
 
 def _logs(path: Path) -> Iterator[dict[str, Any]]:

@@ -13,6 +13,8 @@ from hpo.preparation import Launch, prepare, slots, slots_text
 from hpo.provenance import git_state, versions
 from hpo.result import Result, read
 from hpo.spec import StudySpec
+from hpo.summary import first_line
+from hpo.wording import mlruns_option
 
 if TYPE_CHECKING:
     from hpo.study import Study
@@ -28,10 +30,14 @@ def launch(spec: StudySpec, how: Launch) -> Result:
     spec, folder, problem = prepare(spec, how)
     folders.create(spec.name, how.mlruns)
     study = open_for_driving(problem, folder, how.resume)
-    if how.header is not None:
-        how.header(problem, folder.path, folder.mlruns, slots_text(spec))
-    study.sinks.extend(how.sinks)
-    tracker = _tracker(study, how)
+    try:
+        if how.header is not None:
+            how.header(problem, folder.path, folder.mlruns, slots_text(spec))
+        study.sinks.extend(how.sinks)
+        tracker = _tracker(study, how)
+    except BaseException:
+        study.close()
+        raise
     try:
         status = _drive(study, how)
     finally:
@@ -43,8 +49,7 @@ def launch(spec: StudySpec, how: Launch) -> Result:
 
 def _tracker(study: Study, how: Launch) -> Tracker | None:
     spec = study.spec
-    study.emit(
-        "study",
+    study.begin(
         study=spec.name,
         key=_study_key(study),
         experiment=spec.objective,
@@ -118,11 +123,11 @@ def _emit_close(study: Study) -> None:
 
 def _raise_unless_done(result: Result, status: str, study: Study) -> None:
     name = result.spec.name
-    ended = sum(r.state in {"complete", "pruned", "failed"} for r in result.records)
+    ended = result.ended
     if status == "interrupted":
         raise Interrupted(
             f"saved. {ended} of {result.spec.budget.trials} trials are done.  "
-            f"continue:  hpo run --resume --name {name}",
+            f"continue:  hpo run --resume --name {name}{mlruns_option(result.folder.mlruns)}",
             code="interrupted",
         )
     if result.best is None and ended and not study.stopping:
@@ -141,13 +146,19 @@ def nothing_succeeded(result: Result) -> NothingSucceeded:
         )
     messages: dict[str, list[int]] = {}
     for record in failed:
-        messages.setdefault(record.message or record.reason, []).append(record.number)
+        messages.setdefault(first_line(record.message or record.reason), []).append(record.number)
     common = max(messages, key=lambda message: len(messages[message]))
     numbers = messages[common]
     all_with = "all with" if len(messages) == 1 else f"{len(numbers)} of them with"
+    option = mlruns_option(result.folder.mlruns)
+    traced = any((result.folder.trial(n) / "error.txt").exists() for n in numbers)
+    look = f"{'First traceback' if traced else 'The first'}: hpo show {result.spec.name}"
+    advice = ""
+    if any(record.reason == "oom" for record in failed):
+        advice = "\nmore memory for each: memory_per_trial, fewer --workers, or a smaller objective"
     return NothingSucceeded(
         f"{len(failed)} of {total} trials failed, {all_with}: {common}",
-        hint=f"First traceback: hpo show {result.spec.name} --trial {numbers[0]}",
+        hint=f"{look} --trial {numbers[0]}{option}{advice}",
         code="nothing-succeeded",
         found=common,
     )

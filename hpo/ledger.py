@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 OUTCOME = "hpo:outcome"
 ATTEMPTS = "hpo:attempts"
-VALUES = "hpo:values"
+PRUNED_AT = "hpo:pruned-at"
+STEPS = "hpo:steps"
 
 _STATES = {
     "COMPLETE": "complete",

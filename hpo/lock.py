@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import time
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ class DriverLock:
     lock: FileLock
     holder: Path
 
+    def renew(self) -> None:
+        """Nothing: the lock lasts as long as the process."""
+
     def release(self) -> None:
         self.holder.unlink(missing_ok=True)
         self.lock.release()
@@ -33,7 +37,7 @@ def lock(folder: Path, study: str) -> DriverLock:
     """The lock of the study in `folder`. Raises Conflict if another process holds it."""
     file_lock, holder_file = FileLock(folder / "driver.lock"), folder / "driver.json"
     try:
-        file_lock.acquire(timeout=1)
+        file_lock.acquire(timeout=0.3)  # `holder` takes it for a moment, too
     except Timeout:
         raise Conflict(
             f"study {study} is being run by another process{_describe(_read(holder_file))}",
@@ -70,33 +74,51 @@ class _Attributes(Protocol):
 
 
 class Lease:
-    """The right to drive a study whose ledger is a shared database, renewed while it is used."""
+    """The right to drive a study whose ledger is a shared database, renewed while it is used.
+
+    Raises Conflict if another driver holds it, at the start or, after this one was silent for too
+    long (a suspended machine), at a renewal.
+    """
 
     def __init__(self, study: _Attributes, name: str) -> None:
-        found = study.user_attrs.get("hpo:driver") or {}
-        me = {"pid": os.getpid(), "host": socket.gethostname()}
+        self._study, self._name, self._renewed = study, name, 0.0
+        self._me = {"pid": os.getpid(), "host": socket.gethostname(), "token": secrets.token_hex(8)}
+        found = self._found()
         if found.get("until", 0) > time.time() and not _dead(found):
-            raise Conflict(
-                f"study {name} is being run by another process{_describe(json.dumps(found))}",
-                hint=f"its lease ends {LEASE_SECONDS:.0f} s after its last sign of life",
-                code="locked",
-            )
-        self._study, self._me, self._renewed = study, me, 0.0
-        self.renew()
+            raise self._taken(found)
+        self._write()
 
     def renew(self) -> None:
         """Extends the lease if a third of it has passed."""
-        now = time.time()
-        if now - self._renewed > LEASE_SECONDS / 3:
-            self._renewed = now
-            self._study.set_user_attr("hpo:driver", {**self._me, "until": now + LEASE_SECONDS})
+        if time.time() - self._renewed <= LEASE_SECONDS / 3:
+            return
+        found = self._found()
+        if found.get("token") != self._me["token"]:
+            raise self._taken(found)
+        self._write()
 
     def release(self) -> None:
-        self._study.set_user_attr("hpo:driver", {})
+        if self._found().get("token") == self._me["token"]:
+            self._study.set_user_attr("hpo:driver", {})
+
+    def _write(self) -> None:
+        self._renewed = time.time()
+        until = self._renewed + LEASE_SECONDS
+        self._study.set_user_attr("hpo:driver", {**self._me, "until": until})
+
+    def _found(self) -> dict[str, Any]:
+        return self._study.user_attrs.get("hpo:driver") or {}
+
+    def _taken(self, found: dict[str, Any]) -> Conflict:
+        return Conflict(
+            f"study {self._name} is being run by another process{_describe(json.dumps(found))}",
+            hint=f"its lease ends {LEASE_SECONDS:.0f} s after its last sign of life",
+            code="locked",
+        )
 
 
 def _dead(found: dict[str, Any]) -> bool:
-    """Whether the holder was on this host and is gone."""
+    """Whether the holder was on this host and is gone (or had this very process's number)."""
     if found.get("host") != socket.gethostname():
         return False
     try:

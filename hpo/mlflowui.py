@@ -24,7 +24,7 @@ from urllib.request import urlopen
 
 from hpo.errors import Unavailable
 from hpo.tracking import cursor as cursors
-from hpo.tracking.address import is_server, shown
+from hpo.tracking.address import is_server, resolve_uri, shown
 
 HOST = "127.0.0.1"
 _MOST_COMPARED = 20  # runs on one comparison page; it is slow above a hundred
@@ -55,7 +55,8 @@ def study_runs(cursor: Path, uri: str) -> StudyRuns | None:
     """The runs of the study whose cursor file this is in the store at `uri`; None if there are
     none yet."""
     found = cursors.read(cursor)
-    if found is None or not found.parent or found.store != cursors.fingerprint(uri):
+    store = cursors.fingerprint(resolve_uri(uri))
+    if found is None or not found.parent or found.store != store:
         return None
     ranked = [run for _, run in sorted(found.ranks.values())]
     unranked = [run.id for run in found.runs.values() if run.id not in ranked]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import optuna
 
 from hpo import ledger
 from hpo.errors import Conflict, HpoError
-from hpo.folder import Folder, write_spec
+from hpo.folder import Folder, refuse_existing, write_spec
 from hpo.journal import Journal, ReadOnlyJournal
 from hpo.ledger import TrialRecord
 from hpo.lock import DriverLock, Lease, lock
@@ -18,40 +18,45 @@ from hpo.samplers._suggest import to_param
 from hpo.study import Study
 
 if TYPE_CHECKING:
+    from hpo.spec import StudySpec
     from search_spaces.space import SearchSpace
 
 
 def open_for_driving(problem: Problem, folder: Folder, resume: bool = False) -> Study:
     """The study in `folder`, created if it is new, locked for this process, its spec stored.
 
-    Raises Conflict if another process drives it, HpoError if its ledger cannot be read or written.
+    Raises Conflict if another process drives it or, without `resume`, if the name is taken;
+    HpoError if its ledger cannot be read or written.
     """
     spec = problem.spec
-    guard: DriverLock | Lease = lock(folder.path, spec.name)
+    guards: list[DriverLock | Lease] = [lock(folder.path, spec.name)]
     try:
-        write_spec(folder, spec.plain())
-        if spec.storage is None:
-            journal = Journal(folder.journal)
-            storage: Any = optuna.storages.JournalStorage(journal)
-        else:
-            journal = None
-            storage = remote_storage(spec.storage)
+        if not resume:  # another process may have been quicker
+            refuse_existing(folder, "it has just been started")
+        folder.stop_request.unlink(missing_ok=True)  # meant for a driver that is gone
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        optuna_study, is_new = _load(storage, spec.name, spec.direction)
-        if journal is None:
-            guard.release()
-            guard = Lease(optuna_study, spec.name)
-        if not is_new and not resume and spec.storage is not None:
-            raise Conflict(
-                f"study {spec.name} exists in {_without_password(spec.storage)}",
-                hint="choose another --name, or resume it where its folder is",
-                code="exists",
-            )
-        if is_new:
-            _enqueue_start(optuna_study, problem)
-        return Study(problem, folder, optuna_study, journal, guard)
+        journal = Journal(folder.journal) if spec.storage is None else None
+        storage: Any
+        if journal is not None:
+            storage = optuna.storages.JournalStorage(journal)
+        else:
+            storage = remote_storage(str(spec.storage))
+        study = _known(storage, spec.name)
+        if study is not None and not resume:
+            raise _taken(spec.name, spec.storage or str(folder.journal))
+        if study is not None and journal is None:
+            guards.append(Lease(study, spec.name))
+        write_spec(folder, spec.plain())
+        if study is None:
+            study = _created(storage, spec)
+            if journal is None:
+                guards.append(Lease(study, spec.name))
+        if not study.get_trials(deepcopy=False):
+            _enqueue_start(study, problem)
+        return Study(problem, folder, study, journal, guards)
     except BaseException:
-        guard.release()
+        for guard in guards:
+            guard.release()
         raise
 
 
@@ -93,16 +98,28 @@ def read_records(
     return [ledger.record(trial, space) for trial in trials]
 
 
-def _load(
-    storage: Any, name: str, direction: Literal["minimize", "maximize"]
-) -> tuple[optuna.Study, bool]:
+def _known(storage: Any, name: str) -> optuna.Study | None:
     try:
-        return optuna.load_study(study_name=name, storage=storage, pruner=_NO_PRUNER), False
+        return optuna.load_study(study_name=name, storage=storage, pruner=_NO_PRUNER)
     except KeyError:
-        study = optuna.create_study(
-            study_name=name, storage=storage, direction=direction, pruner=_NO_PRUNER
+        return None
+
+
+def _created(storage: Any, spec: StudySpec) -> optuna.Study:
+    try:
+        return optuna.create_study(
+            study_name=spec.name, storage=storage, direction=spec.direction, pruner=_NO_PRUNER
         )
-        return study, True
+    except optuna.exceptions.DuplicatedStudyError:
+        raise _taken(spec.name, spec.storage or "its ledger") from None
+
+
+def _taken(name: str, where: str) -> Conflict:
+    return Conflict(
+        f"study {name} exists in {_without_password(where)}",
+        hint="choose another --name, or resume it where its folder is",
+        code="exists",
+    )
 
 
 _NO_PRUNER = optuna.pruners.NopPruner()

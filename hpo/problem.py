@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import HpoError
 from hpo.spec import StudySpec
+from hpo.wording import describe as describe
 from search_spaces import plugins
 from search_spaces.domains import Choice, Domain, Float, Point
-from search_spaces.presets import PRESETS
 from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -46,6 +47,25 @@ class Problem:
         return schedule.pin(self.fixed_domains, self.fixed) if self.fixed else schedule
 
 
+_being_loaded: ContextVar[str] = ContextVar("_being_loaded", default="")
+
+
+def refuse_while_loading(call: str) -> None:
+    """Raises HpoError if the objective's own file makes this call when it is imported.
+
+    Every worker imports that file: without the error, each study would start another.
+    """
+    objective = _being_loaded.get()
+    if objective:
+        raise HpoError(
+            f"objective {objective}: its file calls {call} when it is imported",
+            hint=f'put the call under  if __name__ == "__main__":  (workers import the file to find'
+            f" {objective.rpartition(':')[2]})",
+            code="unguarded-script",
+            path=("objective",),
+        )
+
+
 def load(spec: StudySpec) -> Problem:
     """The problem a spec describes.
 
@@ -55,18 +75,22 @@ def load(spec: StudySpec) -> Problem:
     from objectives.training.resolve import resolve
     from objectives.training.task import is_task, training_of
 
-    target = resolve(spec.objective, spec.objective_options)
+    mark = _being_loaded.set(spec.objective)
+    try:
+        target = resolve(spec.objective, spec.objective_options)
+    finally:
+        _being_loaded.reset(mark)
     if not is_task(target):
         return _black_box(spec, target)
     training = _training(spec, training_of(target))
-    known = _known_domains(target, training)
+    known = _known_domains(spec, target, training)
     space = _space(spec, known, free=False)
     fixed_domains, fixed = _fixed(spec, known, space)
     used = {*space, *fixed}
     regularizers = {
         name: record for name, record in _regularizers().items() if used & set(record.knobs)
     }
-    notes = tuple(_notes(target, regularizers))
+    notes = tuple(_notes(spec, target, regularizers))
     return Problem(spec, target, True, space, fixed_domains, fixed, regularizers, training, notes)
 
 
@@ -79,7 +103,7 @@ def _black_box(spec: StudySpec, target: Any) -> Problem:
             code="not-a-task",
             path=key,
         )
-    known: dict[str, Domain] = dict(getattr(target, "space", None) or {})
+    known = _declared(spec, target)
     defaulted = "space" not in spec.model_fields_set
     if defaulted and known:
         space = SearchSpace(known)
@@ -101,10 +125,13 @@ def _needed_regularizer_knobs(spec: StudySpec, known: Mapping[str, Domain]) -> d
     """Default ranges, loaded only when a knob is given by name alone: loading imports torch."""
     if isinstance(spec.space, str):
         return _regularizer_knobs()
+    given: Mapping[str, Any] = (
+        spec.space if isinstance(spec.space, Mapping) else dict.fromkeys(spec.space)
+    )
     bare = [
         name
-        for name, given in spec.space.items()
-        if name not in known and not (isinstance(given, Mapping) and {"low", "options"} & {*given})
+        for name, said in given.items()
+        if name not in known and not (isinstance(said, Mapping) and {"low", "options"} & {*said})
     ]
     return _regularizer_knobs() if bare else {}
 
@@ -121,32 +148,42 @@ def _regularizer_knobs() -> dict[str, Domain]:
     return {k: domain for record in _regularizers().values() for k, domain in record.knobs.items()}
 
 
-def _known_domains(target: Any, training: Training) -> dict[str, Domain]:
+def _known_domains(spec: StudySpec, target: Any, training: Training) -> dict[str, Domain]:
     return {
         **_regularizer_knobs(),
         "learning_rate": Float(1e-5, 1.0, "log", start=min(1.0, training.learning_rate)),
-        **dict(getattr(target, "space", None) or {}),
+        **_declared(spec, target),
     }
 
 
+def _declared(spec: StudySpec, target: Any) -> dict[str, Domain]:
+    """The knobs an objective brings itself, in its attribute `space`."""
+    space = getattr(target, "space", None)
+    if space is None:
+        return {}
+    if isinstance(space, Mapping) and all(isinstance(d, Domain) for d in space.values()):
+        return dict(space)
+    raise HpoError(
+        f"objective {spec.objective}: its attribute space is {str(space)[:60]!r}",
+        hint="it maps names to domains, for example  space = {'l2': Float(1e-4, 1e4, 'log')}",
+        code="bad-objective",
+        path=("objective",),
+    )
+
+
 def _space(spec: StudySpec, known: Mapping[str, Domain], *, free: bool) -> SearchSpace:
-    mapping: Mapping[str, Any]
-    if isinstance(spec.space, str):
-        preset = PRESETS.get(spec.space)
-        if preset is None:
-            hint = f"known: {', '.join(sorted(PRESETS))}   (hpo list spaces)"
-            raise plugins.unknown("space", spec.space, PRESETS, hint=hint, path=("space",))
-        mapping = dict(preset) if isinstance(preset, Mapping) else dict.fromkeys(preset)
-    else:
-        mapping = spec.space
-    if not mapping:
+    try:
+        space = SearchSpace.parse(spec.space, known, free)
+    except HpoError as error:
+        raise error.under("space") from None
+    if not space:
         raise HpoError(
             "space is empty: there is nothing to search",
             hint="name at least one knob (hpo list regularizers)",
             code="no-space",
             path=("space",),
         )
-    return SearchSpace.parse(mapping, known, free)
+    return space
 
 
 def _fixed(
@@ -197,23 +234,23 @@ def _training(spec: StudySpec, default: Training) -> Training:
     return training if steps is None else dataclasses.replace(training, steps=steps)
 
 
-def _notes(target: Any, regularizers: Mapping[str, Regularizer]) -> list[str]:
+def _notes(spec: StudySpec, target: Any, regularizers: Mapping[str, Regularizer]) -> list[str]:
     """Knobs that cannot act on this task, found without training."""
     sited = [name for name, record in regularizers.items() if record.activation is not None]
     if not sited:
         return []
     from objectives.training.regularization import dropout_sites
+    from objectives.training.resolve import described
 
-    if dropout_sites(target.model(0)):
+    try:
+        sites = dropout_sites(target.model(spec.seed))
+    except Exception as error:
+        raise HpoError(
+            f"objective {spec.objective}: model({spec.seed}) raised {described(error)}",
+            hint="the error is in its method model, not in hpo",
+            code="objective-failed",
+            path=("objective",),
+        ) from error
+    if sites:
         return []
     return [f"{name} ignored: this model has no dropout sites" for name in sited]
-
-
-def describe(domain: Domain) -> str:
-    """A knob's range in a few characters: `1e-06..0.1 log`, `relu|gelu`."""
-    if isinstance(domain, Choice):
-        return "|".join(str(option) for option in domain.options)
-    scale = "" if domain.scale == "linear" else f" {domain.scale}"
-    size = f" x{domain.size}" if domain.size is not None else ""
-    schedule = f" {domain.schedule.kind} schedule" if domain.schedule is not None else ""
-    return f"{domain.low:g}..{domain.high:g}{scale}{size}{schedule}"

@@ -228,7 +228,7 @@ class Patient:
 Record: TypeAlias = (
     NoPruning | Median | Percentile | Hyperband | SuccessiveHalving | Patient | Threshold | Wilcoxon
 )
-_RECORDS: Mapping[str, type[Record]] = {
+RECORDS: Mapping[str, type[Record]] = {
     "none": NoPruning,
     "median": Median,
     "percentile": Percentile,
@@ -242,7 +242,7 @@ _RECORDS: Mapping[str, type[Record]] = {
 
 def names() -> list[str]:
     """The pruners that can be given by name."""
-    return list(_RECORDS)
+    return list(RECORDS)
 
 
 def build(spec: Spec, first_step: int = 1, max_step: int | None = None) -> BasePruner:
@@ -260,13 +260,13 @@ def build(spec: Spec, first_step: int = 1, max_step: int | None = None) -> BaseP
 def _read(spec: object) -> Record:
     name, options = _parts(spec)
     path = () if isinstance(spec, str) else (name,)
-    if name not in _RECORDS:
+    if name not in RECORDS:
         extra = ""
         if name.lower() == "asha":
             extra = "\nasha without pausing trials is successive_halving here"
-        hint = f"known: {', '.join(_RECORDS)}{extra}"
-        raise unknown("pruner", name, _RECORDS, hint=hint, path=path)
-    return read(_RECORDS[name], options, f"prune {name}", path)
+        hint = f"known: {', '.join(RECORDS)}{extra}"
+        raise unknown("pruner", name, RECORDS, hint=hint, path=path)
+    return read(RECORDS[name], options, f"prune {name}", path)
 
 
 def _parts(spec: object) -> tuple[str, Mapping[str, Any]]:

@@ -11,6 +11,7 @@ from hpo import ledger
 from hpo.errors import HpoError
 from hpo.folder import DEFAULT_MLRUNS, Folder, find, read_spec
 from hpo.ledger import TrialRecord
+from hpo.lock import holder
 from hpo.problem import any_value
 from hpo.spec import StudySpec
 from search_spaces.domains import Domain, Point
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas
+
+
+_ENDED = frozenset({"complete", "pruned", "failed"})
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,18 @@ class Result:
         assert first.value is not None
         schedule = self.schedule_of(first)
         return Best(first.number, first.value, first.holdout, first.step, schedule)
+
+    @property
+    def ended(self) -> int:
+        """How many trials have ended, well or not."""
+        return sum(record.state in _ENDED for record in self.records)
+
+    @property
+    def state(self) -> str:
+        """running (some process drives it), finished, or stopped: it can be continued."""
+        if holder(self.folder.path) is not None:
+            return "running"
+        return "finished" if self.ended >= self.spec.budget.trials else "stopped"
 
     @property
     def start(self) -> TrialRecord | None:
@@ -111,7 +127,9 @@ class Result:
             "sampler": self.spec.sampler,
             "metric": self.spec.metric,
             "direction": self.spec.direction,
+            "state": self.state,
             "trials": states,
+            "ended": self.ended,
             "budget": self.spec.budget.trials,
             "best": None
             if best is None

@@ -15,6 +15,7 @@ from search_spaces.schedule import Schedule
 
 LARGEST_FILE = 50_000_000
 ROWS = 101
+TOLERANCE = 1e-3
 
 
 def read(path: Path) -> Schedule:
@@ -81,34 +82,35 @@ def to_csv(schedule: Schedule) -> str:
 
 
 def to_python(schedule: Schedule) -> str:
-    """A module with one function of progress that needs nothing but Python."""
-    rows = [
-        (progress, {k: _plain(v) for k, v in schedule.at(progress).items()})
-        for progress in _support(schedule)
-    ]
-    table = "\n".join(f"    ({progress!r}, {point!r})," for progress, point in rows)
+    """A module with one function of progress that needs nothing but Python.
+
+    Between its points it draws straight lines; there are as many points as it takes to stay within
+    `TOLERANCE` of each knob's range. Jumps are met to a millionth of the training.
+    """
+    from hpo.straight import points
+
+    table = "\n".join(
+        f"    ({place!r}, {point!r})," for place, point in points(schedule, TOLERANCE)
+    )
     return f'''"""A regularization schedule found by hpo: at(progress) -> {{knob: value}}."""
 
+from bisect import bisect_right
+
+# Straight lines between these points follow the schedule within {TOLERANCE:.1%} of each range.
 POINTS = [
 {table}
 ]
+PLACES = [place for place, _ in POINTS]
 
 
 def at(progress):
     """The strength of each knob at a progress between 0 and 1."""
     progress = min(max(progress, 0.0), 1.0)
-    before, after = POINTS[0], POINTS[-1]
-    for point in POINTS:
-        if point[0] <= progress:
-            before = point
-        if point[0] >= progress:
-            after = point
-            break
-    width = after[0] - before[0]
-    share = (progress - before[0]) / width if width else 0.0
-    return {{
-        name: _between(value, after[1][name], share) for name, value in before[1].items()
-    }}
+    index = bisect_right(PLACES, progress)
+    start, before = POINTS[index - 1]
+    end, after = POINTS[min(index, len(POINTS) - 1)]
+    share = (progress - start) / (end - start) if end > start else 0.0
+    return {{name: _between(value, after[name], share) for name, value in before.items()}}
 
 
 def _between(low, high, share):
@@ -116,24 +118,12 @@ def _between(low, high, share):
         return tuple(_between(a, b, share) for a, b in zip(low, high))
     if isinstance(low, float) and isinstance(high, float):
         return low + share * (high - low)
-    return high if share >= 1.0 else low
+    return low
 '''
 
 
 def _json(schedule: Schedule) -> str:
     return json.dumps(schedule.to_json(), indent=1) + "\n"
-
-
-def _support(schedule: Schedule) -> list[float]:
-    """Points dense enough that straight lines between them follow the schedule."""
-    if not schedule.moving(0.0):
-        return [0.0]
-    grid = {i / (ROWS - 1) for i in range(ROWS)}
-    return sorted(grid | set(schedule.knots()))
-
-
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _columns(point: Any) -> dict[str, Any]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from hpo.errors import HpoError, SpecError
+from hpo.errors import HpoError
+from hpo.overrides import Override, laid_over, located
 from hpo.yamlfile import Document
 from search_spaces.plugins import closest
 
@@ -38,7 +38,7 @@ def gibibytes(value: Any) -> Any:
     if match is None:
         raise ValueError("write an amount of memory as 800MiB or 4GiB")
     power = " KMGT".index(match.group(2).upper() or " ")
-    return int(float(match.group(1)) * 1024**power)
+    return int(min(float(match.group(1)) * 1024**power, 2.0**60))
 
 
 class _Record(BaseModel):
@@ -61,7 +61,7 @@ class StudySpec(_Record):
     name: str = Field("", pattern=r"^$|" + _NAME)
     objective: str = Field(min_length=1)
     objective_options: dict[str, Any] = {}
-    space: str | dict[str, Any] = "regularization"
+    space: str | list[str] | dict[str, Any] = "regularization"
     fixed: dict[str, Any] = {}
     training: dict[str, Any] = {}
     sampler: str = "tpe"
@@ -75,7 +75,9 @@ class StudySpec(_Record):
     engine: str = "optuna"
     workers: int | None = Field(None, ge=0, le=4096)
     gpus_per_trial: float | None = Field(None, ge=0)
-    memory_per_trial: Annotated[int | None, BeforeValidator(gibibytes)] = Field(None, gt=0)
+    memory_per_trial: Annotated[int | None, BeforeValidator(gibibytes)] = Field(
+        None, gt=0, lt=2**50
+    )
     retries: int = Field(2, ge=0, le=100)
     storage: str | None = None
     tracking_uri: str | None = None
@@ -102,25 +104,16 @@ CHANGEABLE = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Override:
-    """One value given outside the file: `path` in the spec, and the `origin` errors name."""
-
-    path: tuple[str, ...]
-    value: Any
-    origin: str
-
-
 def parse(document: Document, overrides: Sequence[Override] = ()) -> StudySpec:
     """The spec in `document` with `overrides` laid over it.
 
     Raises SpecError that names file, line and column, or the option, of the mistake.
     """
-    data = _laid_over(document.data, overrides)
     try:
+        data = laid_over(document.data, overrides)
         return from_mapping(data, default_name=_stem(document.name))
     except HpoError as error:
-        raise placed(error, document, overrides) from None
+        raise located(error, document, overrides) from None
 
 
 def from_mapping(data: Mapping[str, Any], default_name: str = "") -> StudySpec:
@@ -140,64 +133,6 @@ def from_mapping(data: Mapping[str, Any], default_name: str = "") -> StudySpec:
         return spec
     name = default_name or f"{_short(spec.objective)}-{_short(spec.sampler)}"
     return spec.model_copy(update={"name": name})
-
-
-def placed(
-    error: HpoError, document: Document | None, overrides: Sequence[Override] = ()
-) -> HpoError:
-    """`error` with its place: the option that set the value, or file, line and column."""
-    for override in overrides:
-        if error.path and tuple(error.path)[: len(override.path)] == override.path:
-            return SpecError(
-                f"{override.origin}: {error.message}",
-                hint=error.hint,
-                code=error.code,
-                found=error.found,
-                suggest=error.suggest,
-                path=error.path,
-            )
-    if isinstance(error, SpecError) or document is None or not error.path:
-        return error
-    return document.locate(error)
-
-
-def override(text: str) -> Override:
-    """`KEY=VALUE` of the command line, VALUE read as YAML. Raises HpoError without a `=`."""
-    from hpo.yamlfile import scalar
-
-    key, found, value = text.partition("=")
-    if not found or not key.strip():
-        raise HpoError(
-            f"--set {text}: write KEY=VALUE", hint="for example --set budget.trials=8", code="set"
-        )
-    return Override(tuple(key.strip().split(".")), scalar(value), f"--set {text}")
-
-
-def _laid_over(data: Mapping[str, Any], overrides: Sequence[Override]) -> dict[str, Any]:
-    result: dict[str, Any] = {k: dict(v) if isinstance(v, dict) else v for k, v in data.items()}
-    for change in overrides:
-        path = _knob_path(change.path)
-        target = result
-        for key in path[:-1]:
-            inner = target.get(key)
-            target[key] = dict(inner) if isinstance(inner, dict) else {}
-            target = target[key]
-        target[path[-1]] = change.value
-    goals = {change.path[0] for change in overrides} & {"minimize", "maximize"}
-    for goal in goals:  # a goal given as an option replaces the goal of the file
-        result.pop({"minimize": "maximize", "maximize": "minimize"}[goal], None)
-    return result
-
-
-def _knob_path(path: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of knobs hold dots: space.augment.rotate.low means knob augment.rotate, key low."""
-    if path[0] not in {"space", "fixed"} or len(path) <= 2:
-        return path
-    if path[0] == "fixed":
-        return ("fixed", ".".join(path[1:]))
-    if len(path) == 3:
-        return path
-    return ("space", ".".join(path[1:-1]), path[-1])
 
 
 def _first(errors: ValidationError) -> HpoError:
@@ -232,15 +167,48 @@ def _first(errors: ValidationError) -> HpoError:
             found=found,
             path=path,
         )
+    allowed = _SEVERAL_KINDS.get(where) or _allowed(detail)
     return HpoError(
-        f"{where} is {_shown(found)}; {_allowed(detail)}", code="bad-value", found=found, path=path
+        f"{where} is {_shown(found)}; {allowed}",
+        hint=_example(path),
+        code="bad-value",
+        found=found,
+        path=path,
     )
 
 
 def _spec_path(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
     """Pydantic adds the name of a union's branch (`str`, `dict[str,any]`) as a last part."""
-    branches = {"str", "dict[str,any]", "float", "int"}
+    branches = {"str", "list[str]", "dict[str,any]"}
     return tuple(part for i, part in enumerate(location) if i == 0 or part not in branches)
+
+
+_SEVERAL_KINDS = {
+    "space": "it must be a preset's name, a list of knobs, or knobs with their ranges",
+    "prune": "it must be a pruner's name, or its name with options",
+}
+_EXAMPLES = {
+    "name": "name: my-study",
+    "space": "space: {dropout: {low: 0, high: 0.7}}",
+    "prune": "prune: {percentile: {percentile: 50}}",
+    "fixed": "fixed: {label_smoothing: 0.05}",
+    "minimize": "minimize: val_loss",
+    "maximize": "maximize: val_accuracy",
+    "budget": "budget: {trials: 20, time: 2h}",
+    "workers": "workers: 2",
+    "gpus_per_trial": "gpus_per_trial: 0.5",
+    "memory_per_trial": "memory_per_trial: 4GiB",
+}
+
+
+def _example(path: Sequence[int | str]) -> str:
+    """How the key is written, as a hint."""
+    key = str(path[0]) if path else ""
+    field = StudySpec.model_fields.get(key)
+    written = _EXAMPLES.get(key)
+    if written is None and field is not None and isinstance(field.default, str | bool | int):
+        written = f"{key}: {_shown(field.default).strip(chr(39))}"
+    return f"for example  {written}" if written else ""
 
 
 def _known(path: Sequence[int | str]) -> list[str]:
@@ -270,6 +238,8 @@ def _allowed(detail: Any) -> str:
 
 
 def _shown(found: Any) -> str:
+    if found is None or isinstance(found, bool):
+        return {None: "empty", True: "true", False: "false"}[found]
     text = repr(found)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

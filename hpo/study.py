@@ -9,46 +9,36 @@ worker equals the uninterrupted one, and no trial is counted twice.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import TrialState
 
-from hpo import ledger, pruners, recovery, samplers
+from hpo import events, ledger, recovery, samplers
 from hpo.errors import HpoError
-from hpo.folder import Folder, replace_json
+from hpo.folder import Folder, replace_json, replace_text
 from hpo.journal import Journal
-from hpo.ledger import TrialRecord, better
+from hpo.ledger import TrialRecord
 from hpo.lock import DriverLock, Lease
 from hpo.problem import Problem
+from hpo.pruning import Pruning
+from hpo.recovery import Delivered
+from hpo.running import Running, score
 from hpo.samplers import Request
 from hpo.samplers._suggest import suggest
 from hpo.spool import Spool
-from hpo.tally import Tally
 from hpo.trial import Outcome, Plan
 from objectives.training.measurement import Measurement
-from search_spaces.schedule import Schedule
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 Sink = Callable[[Mapping[str, Any]], None]
 
-
-@dataclass
-class _Running:
-    """A trial between ask and tell. `seen`: steps an interrupted execution delivered already."""
-
-    trial_id: int
-    plan: Plan
-    attempts: list[dict[str, Any]] = field(default_factory=list)
-    announced: bool = False
-    seen: frozenset[int] = frozenset()
-    best: Measurement | None = None
-    last: Measurement | None = None
+_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
 class Study:
@@ -60,23 +50,33 @@ class Study:
         folder: Folder,
         optuna_study: optuna.Study,
         journal: Journal | None,
-        guard: DriverLock | Lease,
+        guards: Sequence[DriverLock | Lease],
     ) -> None:
         self.problem, self.spec, self.folder = problem, problem.spec, folder
         self.optuna = optuna_study
         self.sinks: list[Sink] = []
         self.spool = Spool(folder.spool)
         self.stopping = ""
-        self.tally = Tally(self.spec.direction)
         self._storage = optuna_study._storage
-        self._journal, self._guard = journal, guard
+        self._journal, self._guards = journal, guards
         self._sampler = samplers.load(self.spec.sampler)
         options = samplers.parse_options(self._sampler, self.spec.sampler_options)
         self._request = Request(problem.space.coordinates(), options, self.spec.budget.trials)
-        self._running: dict[int, _Running] = {}
-        self._again: list[_Running] = []
+        self._pruning = Pruning(
+            optuna_study, self.spec.prune, self.spec.metric, lambda: self._together(durable=False)
+        )
+        self._running: dict[int, Running] = {}
+        self._again: list[Running] = []
+        self._owed: list[dict[str, Any]] = []
         self._deadline = time.monotonic() + (self.spec.budget.time or float("inf"))
         self._take_stock()
+
+    def begin(self, **about: Any) -> None:
+        """Tells listeners what study this is, and what an earlier driver died before telling."""
+        self.emit("study", **about)
+        owed, self._owed = self._owed, []
+        for event in owed:
+            self.emit(**event)
 
     # -- what an engine calls -------------------------------------------------------------------
 
@@ -93,52 +93,42 @@ class Study:
         else:
             running = self._new_trial()
         self._running[running.plan.number] = running
-        self._announce(running)
+        if not running.announced:
+            running.announced = True
+            self.emit(**events.start(self.spec, running.plan))
         return running.plan
 
     def observe(self, number: int, measurement: Measurement) -> bool:
         """Takes in a measurement of a running trial; False if the trial should end now."""
         running = self._running[number]
-        running.last = measurement
-        than = None if running.best is None else self._score(running.best)
-        if better(self._score(measurement), than, self.spec.direction):
-            running.best = measurement
-        if measurement.step in running.seen:
-            return True
-        self.emit(
-            "measurement",
-            trial=number,
-            attempt=running.plan.attempt,
-            step=measurement.step,
-            progress=measurement.progress,
-            metrics=measurement.metrics,
-            point=dict(measurement.point),
-        )
-        return not self._prune(running, measurement)
+        if running.take(measurement, self.spec):
+            self.emit(**events.measured(running.plan, measurement))
+        return not self._pruning.ends(running.trial_id, measurement)
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """Ends a trial, or keeps it open to be run again if the rule for its failure says so."""
         running = self._running.pop(number)
-        if outcome.state == "failed" and self._retry(running, outcome):
+        if outcome.state == "failed" and running.may_go_again(outcome.reason, self.spec.retries):
+            self._retry(running, outcome)
             return
         if outcome.state == "complete" and running.best is None:
             message = "it ended without a finite measurement"
             outcome = replace(outcome, state="failed", reason="nan", message=message)
         self._write_end(running, outcome)
-        score = self._score(running.best) if running.best else None
-        is_best = self.tally.end(outcome.state, score, outcome.message)
-        self._emit_end(running, outcome)
+        reached = score(running.best, self.spec.metric) if running.best else None
+        is_best = self.tally.end(outcome.state, reached, outcome.message)
         if is_best and running.best is not None:
-            replace_json(self.folder.schedule, running.plan.schedule)
-            value = running.best.metrics[self.spec.metric]
-            self.emit("best", trial=number, step=number, value=value)
+            self.emit(**events.best(number, running.best.metrics[self.spec.metric]))
+            schedule = outcome.extra.get("schedule") or running.plan.schedule
+            replace_json(self.folder.schedule, schedule)
+        self._emit_end(running, outcome)
         recovery.forget_checkpoint(running.plan.checkpoint)
 
     def tick(self) -> None:
         """Keeps the study alive and reads stop requests; engines call it every few seconds."""
-        if isinstance(self._guard, Lease):
-            self._guard.renew()
-        if not self.stopping and self.folder.stop_request.exists():
+        for guard in self._guards:
+            guard.renew()
+        if self.stopping in {"", "finish"} and self.folder.stop_request.exists():
             self.stopping = self.folder.stop_request.read_text().strip() or "finish"
 
     def done(self) -> bool:
@@ -176,7 +166,8 @@ class Study:
         self.spool.close()
         if self._journal is not None:
             self._journal.close()
-        self._guard.release()
+        for guard in self._guards:
+            guard.release()
 
     # -- asking ---------------------------------------------------------------------------------
 
@@ -191,7 +182,7 @@ class Study:
             or (tally.asked > 0 and samplers.exhausted(self._sampler, self.optuna, self._request))
         )
 
-    def _new_trial(self) -> _Running:
+    def _new_trial(self) -> Running:
         number = self.tally.asked
         self._use_sampler(number)
         with self._together():
@@ -204,7 +195,7 @@ class Study:
                 )
             values = suggest(trial, self._request.coordinates)
         self.tally.asked += 1
-        return _Running(trial._trial_id, self._plan(number, 0, values))
+        return Running(trial._trial_id, self._plan(number, 0, values))
 
     def _use_sampler(self, number: int) -> None:
         """A sampler that depends on the study's seed and this number alone."""
@@ -218,157 +209,53 @@ class Study:
         checkpoint = str(self.folder.trial(number)) if problem.is_task else None
         return Plan(number, attempt, schedule, self.spec.seed, checkpoint)
 
-    def _announce(self, running: _Running) -> None:
-        if running.announced:
-            return
-        running.announced = True
-        self.emit(
-            "start",
-            trial=running.plan.number,
-            attempt=running.plan.attempt,
-            params=Schedule.from_json(running.plan.schedule).at(0.0),
-            tags={
-                "hpo.study": self.spec.name,
-                "hpo.sampler": self.spec.sampler,
-                "hpo.seed": str(self.spec.seed),
-            },
-        )
-
-    # -- observing ------------------------------------------------------------------------------
-
-    def _score(self, measurement: Measurement) -> float:
-        """What trials and steps are compared by: the selection hold-out where there is one."""
-        holdout = self._holdout(measurement)
-        return measurement.metrics[self.spec.metric] if holdout is None else holdout
-
-    def _holdout(self, measurement: Measurement) -> float | None:
-        metric = self.spec.metric
-        if not metric.startswith("val_"):
-            return None
-        return measurement.metrics.get(f"holdout_{metric.removeprefix('val_')}")
-
-    def _prune(self, running: _Running, measurement: Measurement) -> bool:
-        if self.spec.prune == "none":
-            return False
-        self._report(running, measurement)
-        if isinstance(self.optuna.pruner, optuna.pruners.NopPruner):
-            # Pruners count in steps, and only now it is known how far apart measurements are.
-            share = measurement.progress
-            last = round(measurement.step / share) if share else None
-            self.optuna.pruner = pruners.build(self.spec.prune, measurement.step, last)
-        return self.optuna.pruner.prune(self.optuna, self._storage.get_trial(running.trial_id))
-
-    def _report(self, running: _Running, measurement: Measurement) -> None:
-        value = measurement.metrics[self.spec.metric]
-        with self._together(durable=False):
-            self._storage.set_trial_intermediate_value(running.trial_id, measurement.step, value)
-
     # -- ending ---------------------------------------------------------------------------------
 
-    def _retry(self, running: _Running, outcome: Outcome) -> bool:
-        """Lost: up to `retries` times at the same step. Out of memory: once, alone. Else: never."""
-        step = running.last.step if running.last else None
-        before = [a for a in running.attempts if a["reason"] == outcome.reason]
-        alone = outcome.reason == "oom"
-        if alone:
-            allowed = bool(self.spec.retries) and not before
-        else:
-            without_progress = [a for a in before if (a["step"] or 0) >= (step or 0)]
-            allowed = outcome.reason == "lost" and len(without_progress) < self.spec.retries
-        if not allowed:
-            return False
-        running.attempts.append(
-            {
-                "attempt": running.plan.attempt,
-                "reason": outcome.reason,
-                "message": outcome.message[:500],
-                "step": step,
-                "worker": outcome.worker,
-            }
-        )
+    def _retry(self, running: Running, outcome: Outcome) -> None:
+        """From a checkpoint the same attempt goes on; from scratch a new attempt begins."""
+        running.note_failure(outcome)
         with self._together():
             self._storage.set_trial_user_attr(running.trial_id, ledger.ATTEMPTS, running.attempts)
-        self.emit(
-            "retry",
-            trial=running.plan.number,
-            attempt=running.plan.attempt,
-            reason=outcome.reason,
-            message=outcome.message,
-            step=step,
-        )
-        self._again.append(self._once_more(running, outcome, alone))
-        return True
-
-    def _once_more(self, running: _Running, outcome: Outcome, alone: bool) -> _Running:
-        """From a checkpoint the same attempt goes on; from scratch a new attempt begins."""
-        plan = replace(running.plan, alone=alone)
-        found = recovery.delivered(self.spool, plan.number)
-        if recovery.has_checkpoint(plan.checkpoint) or not found.steps:
-            announced, seen = found.announced, found.steps
-        else:
+        self.emit(**events.retry(running.plan, outcome, running.attempts[-1]["step"]))
+        again = running.once_more(recovery.has_checkpoint(running.plan.checkpoint))
+        if again.plan.attempt > running.plan.attempt:
             self._emit_end(running, outcome)
-            plan = replace(plan, attempt=plan.attempt + 1)
-            announced, seen = False, frozenset[int]()
-        return _Running(running.trial_id, plan, running.attempts, announced, seen)
+        self._again.append(again)
 
-    def _write_end(self, running: _Running, outcome: Outcome) -> None:
-        best = running.best
+    def _write_end(self, running: Running, outcome: Outcome) -> None:
         if outcome.traceback:
             folder = self.folder.trial(running.plan.number)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "error.txt").write_text(outcome.traceback)
-        attribute = {
-            "reason": outcome.reason,
-            "message": outcome.message[:2000],
-            "seconds": round(outcome.seconds, 3),
-            "worker": outcome.worker,
-            "step": best.step if best else None,
-            "holdout": self._holdout(best) if best else None,
-            "metrics": _end_metrics(running),
-            **outcome.extra,
-        }
-        attribute = {key: value for key, value in attribute.items() if value not in ("", None)}
-        states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
-        state = states.get(outcome.state, TrialState.FAIL)
-        complete = state == TrialState.COMPLETE and best is not None
+            replace_text(folder / "error.txt", outcome.traceback)
+        metric, state, value = self.spec.metric, _STATES[outcome.state], None
+        if state == TrialState.COMPLETE and running.best is not None:
+            value = running.best.metrics[metric]
+        attribute = running.attribute(outcome, metric)
         with self._together():
             self._storage.set_trial_user_attr(running.trial_id, ledger.OUTCOME, attribute)
             if state == TrialState.PRUNED and self.spec.prune == "none" and running.last:
-                self._report(running, running.last)  # Optuna takes it as the trial's value
-            value = best.metrics[self.spec.metric] if complete and best else None
+                # Optuna takes what was reported last as the value of a pruned trial.
+                self._pruning.report(running.trial_id, running.last)
             self.optuna.tell(running.plan.number, value, state, skip_if_finished=True)
 
-    def _emit_end(self, running: _Running, outcome: Outcome) -> None:
-        self.emit(
-            "end",
-            trial=running.plan.number,
-            attempt=running.plan.attempt,
-            outcome=outcome.state,
-            reason=outcome.reason,
-            message=outcome.message,
-            metrics={**_end_metrics(running), "seconds": round(outcome.seconds, 3)},
-            tags={"hpo.worker": outcome.worker} if outcome.worker else {},
-        )
+    def _emit_end(self, running: Running, outcome: Outcome) -> None:
+        plan = running.plan
+        self.emit(**events.end(plan.number, plan.attempt, outcome, running.end_metrics()))
 
     # -- taking stock ---------------------------------------------------------------------------
 
     def _take_stock(self) -> None:
         """Counts what the ledger holds and queues trials an earlier driver left open."""
-        left_open: list[FrozenTrial] = []
-        for trial in self.optuna.get_trials(deepcopy=False):
-            if trial.state == TrialState.WAITING:
-                continue
-            self.tally.asked += 1
-            if trial.state == TrialState.RUNNING:
-                left_open.append(trial)
-            else:
-                record = ledger.record(trial, self.problem.space)
-                self.tally.end(record.state, record.score, record.message)
-        for trial in left_open:
-            self._adopt(trial)
+        trials = self.optuna.get_trials(deepcopy=False)
+        stock = recovery.take_stock(trials, self.spool, self.problem)
+        recovery.tidy(self.folder, stock, self.problem)
+        self.tally = stock.tally
+        self.tally.give_another_chance()
+        self._owed += stock.owed
+        for trial, found in stock.left_open:
+            self._adopt(trial, found)
         self._use_sampler(self.tally.asked)
 
-    def _adopt(self, frozen: FrozenTrial) -> None:
+    def _adopt(self, frozen: FrozenTrial, found: Delivered) -> None:
         """Queues a trial whose driver died: from its checkpoint, or from its start."""
         number = frozen.number
         self._use_sampler(number)
@@ -376,22 +263,14 @@ class Study:
             trial = optuna.trial.Trial(self.optuna, frozen._trial_id)
             values = suggest(trial, self._request.coordinates)
         attempts = list(frozen.user_attrs.get(ledger.ATTEMPTS, ()))
-        plan = self._plan(number, recovery.delivered(self.spool, number).attempt, values)
-        lost = Outcome("failed", "lost", "the study was interrupted")
-        running = _Running(frozen._trial_id, plan, attempts)
-        self._again.append(self._once_more(running, lost, alone=False))
+        plan = self._plan(number, found.attempt + found.ended, values)
+        announced = found.announced and not found.ended
+        running = Running(frozen._trial_id, plan, attempts, announced, found.steps)
+        again = running.once_more(recovery.has_checkpoint(plan.checkpoint))
+        if again.plan.attempt > plan.attempt:
+            lost = Outcome("failed", "lost", "the study was interrupted")
+            self._owed.append(events.end(number, plan.attempt, lost, {}))
+        self._again.append(again)
 
     def _together(self, durable: bool = True) -> AbstractContextManager[None]:
         return self._journal.together(durable) if self._journal is not None else nullcontext()
-
-
-def _end_metrics(running: _Running) -> dict[str, float]:
-    best, last = running.best, running.last
-    metrics: dict[str, float] = {}
-    if best is not None:
-        metrics |= {f"best/{key}": value for key, value in best.metrics.items()}
-        metrics["best/step"] = best.step
-    if last is not None:
-        metrics |= {f"final/{key}": value for key, value in last.metrics.items()}
-        metrics |= {f"cost/{key}": value for key, value in last.cost.items() if key != "seconds"}
-    return metrics

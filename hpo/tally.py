@@ -40,3 +40,8 @@ class Tally:
         """Whether the first trials all failed in the same way and none has succeeded."""
         failures = self.first_failures
         return not self.succeeded and len(failures) == HOPELESS and len(set(failures)) == 1
+
+    def give_another_chance(self) -> None:
+        """Forgets failures that ended a study, for a user who resumes it after mending them."""
+        if self.hopeless:
+            self.first_failures.clear()

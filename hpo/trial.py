@@ -6,16 +6,17 @@ are the same thing.
 
 from __future__ import annotations
 
-import inspect
 import math
+import os
 import time
 import traceback
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from hpo.blackbox import require_metric, run_black_box
 from hpo.errors import HpoError
 from hpo.problem import Problem
 from objectives.training.measurement import Measurement
@@ -65,16 +66,28 @@ def run_trial(problem: Problem, plan: Plan) -> Generator[Measurement]:
     schedule = Schedule.from_json(plan.schedule)
     seeds = [plan.seed + repeat for repeat in range(problem.spec.seeds)]
     runs = [_run_once(problem, plan, schedule, seed) for seed in seeds]
-    return runs[0] if len(runs) == 1 else _averaged(runs)
+    with closing(runs[0] if len(runs) == 1 else _averaged(runs)) as run:
+        for measurement in run:
+            require_metric(measurement.metrics, problem, "gave")
+            yield measurement
 
 
 def drain(problem: Problem, plan: Plan, observe: Callable[[Measurement], bool]) -> Outcome:
     """Runs a trial to its end, handing each measurement to `observe`, whose False prunes it.
 
-    Whatever the objective raises becomes an outcome; only KeyboardInterrupt passes through.
+    Whatever the objective raises becomes an outcome; only KeyboardInterrupt passes through. A
+    process that the objective forked and that comes back into this code ends here.
     """
-    started = time.perf_counter()
-    outcome = _drained(problem, plan, observe)
+    started, owner = time.perf_counter(), os.getpid()
+
+    def observed(measurement: Measurement) -> bool:
+        if os.getpid() != owner:
+            os._exit(0)
+        return observe(measurement)
+
+    outcome = _drained(problem, plan, observed)
+    if os.getpid() != owner:
+        os._exit(0)
     return replace(outcome, seconds=time.perf_counter() - started)
 
 
@@ -148,7 +161,7 @@ def _run_once(
     problem: Problem, plan: Plan, schedule: Schedule, seed: int
 ) -> Generator[Measurement]:
     if not problem.is_task:
-        return _black_box(problem, schedule, seed)
+        return run_black_box(problem, schedule, seed)
     from objectives.training.loop import train
     from objectives.training.tuner import Follow
 
@@ -175,107 +188,6 @@ def default_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-class _Knobs:
-    """`h(progress)` of a black-box objective; remembers how far the objective says it is."""
-
-    def __init__(self, schedule: Schedule) -> None:
-        self.schedule = schedule
-        self.progress: float | None = None
-
-    def __call__(self, progress: float = 0.0) -> dict[str, Any]:
-        self.progress = float(progress)
-        return self.schedule.at(self.progress)
-
-
-def _black_box(problem: Problem, schedule: Schedule, seed: int) -> Generator[Measurement]:
-    knobs = _Knobs(schedule)
-    returned = _call(problem.target, knobs, seed)
-    if not inspect.isgenerator(returned):
-        metrics = _metrics(returned, problem, "returned")
-        yield Measurement(1, 1.0, metrics, schedule.at(knobs.progress or 0.0), {})
-        return
-    step = 0
-    with _closing(returned) as reports:
-        for report in reports:
-            metrics = _metrics(report, problem, "yielded")
-            step = int(metrics.pop("step", step + 1))
-            progress = metrics.pop("progress", knobs.progress)
-            at = min(max(float(progress or 0.0), 0.0), 1.0)
-            yield Measurement(step, at, metrics, schedule.at(at), {})
-    if step == 0:
-        raise HpoError(
-            f"objective {problem.spec.objective} ended without yielding anything",
-            hint=f'yield {{"{problem.spec.metric}": …}} at least once, or return a number',
-            code="no-measurement",
-        )
-
-
-class _closing:
-    """Closes a user's generator on exit; one that yields after being closed is only noted."""
-
-    def __init__(self, generator: Any) -> None:
-        self.generator = generator
-
-    def __enter__(self) -> Any:
-        return self.generator
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self.generator.close()
-        except RuntimeError as error:
-            if "ignored GeneratorExit" not in str(error):
-                raise
-            import sys
-
-            print("note: the objective yielded after it was closed; ignored", file=sys.stderr)
-
-
-def _call(objective: Callable[..., Any], knobs: _Knobs, seed: int) -> Any:
-    try:
-        parameters: Sequence[str] = list(inspect.signature(objective).parameters)
-    except (TypeError, ValueError):
-        parameters = ("h", "seed")
-    return objective(knobs, seed) if len(parameters) >= 2 else objective(knobs)
-
-
-def _metrics(report: Any, problem: Problem, verb: str) -> dict[str, float]:
-    metric, name = problem.spec.metric, problem.spec.objective
-    if isinstance(report, Mapping):
-        metrics = {str(key): _number(value, str(key), name) for key, value in report.items()}
-    elif report is None:
-        raise HpoError(
-            f"objective {name} {verb} nothing",
-            hint=f'return a number, or yield {{"{metric}": …}}',
-            code="no-measurement",
-        )
-    else:
-        metrics = {metric: _number(report, metric, name)}
-    if metric not in metrics:
-        given = ", ".join(sorted(set(metrics) - {"step", "progress"})) or "no metric"
-        raise HpoError(
-            f"objective {name} {verb} {given}, not {metric}, which the study {_goal(problem)}s",
-            hint=f"set {_goal(problem)}: to a metric the objective gives",
-            code="no-metric",
-            found=given,
-        )
-    return metrics
-
-
-def _goal(problem: Problem) -> str:
-    return problem.spec.direction
-
-
-def _number(value: Any, key: str, name: str) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise HpoError(
-            f"objective {name} gave {key} = {str(value)[:60]!r}, which is not a number",
-            hint="metrics are numbers, or things float() takes",
-            code="not-a-number",
-        ) from None
 
 
 def _averaged(runs: Sequence[Generator[Measurement]]) -> Generator[Measurement]:

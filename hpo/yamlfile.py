@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpo.errors import HpoError, SpecError
+from hpo.errors import HpoError, SpecError, exit_code
 
-LARGEST_FILE = 1_000_000
-MOST_NODES = 50_000
+LARGEST_FILE = 200_000
+MOST_NODES = 20_000
+DEEPEST = 40
 
 Path_ = tuple[str | int, ...]
+
+# Where the value at a place ends on its line: quoted text, or all up to a comma, bracket, comment.
+_TOKEN = re.compile(r""""(?:[^"\\]|\\.)*"|'[^']*'|[\[{]|(?:[^,\]}#\s]|[^\S\n](?=[^,\]}#\s]))+""")
+_PLAIN_TAGS = {"", "!!map", "!!seq", "!!str", "!!int", "!!float", "!!bool", "!!null"}
 
 
 @dataclass(frozen=True)
@@ -23,17 +29,24 @@ class Place:
     value: tuple[int, int]
 
 
+_TOP = Place((1, 1), (1, 1))
+
+
 @dataclass(frozen=True)
 class Document:
     """Plain data of one YAML text. `places` maps the path of a key to where it stands."""
 
     name: str
     text: str
-    data: dict[str, Any]
+    data: dict[str, Any] = field(default_factory=dict)
     places: Mapping[Path_, Place] = field(default_factory=dict)
 
     def locate(self, error: HpoError) -> SpecError:
-        """`error` with file, line and column, found by its path; the nearest known parent."""
+        """`error` with file, line and column, found by its path; the nearest known parent.
+
+        A value that was found wrong is pointed at; a key, where it is the key that is wrong or
+        nothing was said about the value alone.
+        """
         path: Path_ = tuple(error.path)
         while path and path not in self.places:
             path = path[:-1]
@@ -45,34 +58,39 @@ class Document:
             suggest=error.suggest,
             path=error.path,
         )
-        located.file = self.name
+        located.file, located.status = self.name, exit_code(error)
         if path:
-            place = self.places[path]
-            of_key = error.found is not None and str(error.found) == str(path[-1])
+            place, key = self.places[path], str(path[-1])
+            whole = error.found is None and len(path) > 1
+            of_key = (whole or str(error.found) == key) and isinstance(path[-1], str)
             located.line, located.column = place.key if of_key else place.value
-            located.snippet = self.text.splitlines()[located.line - 1]
+            located.snippet = _line(self.text, located.line)
+            rest = located.snippet[located.column - 1 :]
+            token = _TOKEN.match(rest)
+            located.width = len(key) if of_key else len(token.group().rstrip()) if token else 1
         return located
 
 
-def load(source: Path | str, text: str | None = None) -> Document:
+def load(source: Path | str, text: str | bytes | None = None) -> Document:
     """The YAML file at `source`, or `text` under the name `source`.
 
-    Numbers such as 1e-6 are numbers; only true and false are booleans.
-    Raises SpecError with line and column where the text is not YAML, is not a mapping, names a
-    key twice or carries a tag (a tag could ask for an object to be built).
+    Numbers such as 1e-6 are numbers; only true and false are booleans; dates are text. Raises
+    SpecError with line and column where the text is not YAML, is not a mapping, names a key twice
+    or carries a tag (a tag could ask for an object to be built).
     """
     name = str(source)
     if text is None:
         text = _read(Path(source))
+    if isinstance(text, bytes):
+        text = _decoded(name, text)
     if len(text) > LARGEST_FILE:
-        raise SpecError(f"{name}: {len(text)} characters; a study file has at most {LARGEST_FILE}")
-    tree = _parse(name, text)
-    if tree is None:
-        tree = {}
+        raise _too_large(name)
+    given = Document(name, text)
+    tree = _parse(given)
     places: dict[Path_, Place] = {}
-    data = _plain(name, tree, (), places)
+    data = {} if tree is None else _plain(given, tree, (), places)
     if not isinstance(data, dict):
-        raise _at(name, text, 1, 1, f"a study file holds keys and values, not {_kind(data)}")
+        raise _at(given, (1, 1), f"a study file holds keys and values, not {_kind(data)}")
     return Document(name, text, data, places)
 
 
@@ -81,8 +99,14 @@ def dump(data: Mapping[str, Any]) -> str:
     import io
 
     from ruamel.yaml import YAML
+    from ruamel.yaml.representer import RoundTripRepresenter
 
+    class Representer(RoundTripRepresenter):
+        """Writes null as a word."""
+
+    Representer.add_representer(type(None), _null)
     yaml = YAML()
+    yaml.Representer = Representer
     yaml.default_flow_style = None
     yaml.width = 100
     stream = io.StringIO()
@@ -90,103 +114,171 @@ def dump(data: Mapping[str, Any]) -> str:
     return stream.getvalue()
 
 
+def _null(representer: Any, _: None) -> Any:
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
 def scalar(text: str) -> Any:
     """What YAML reads in `text`: a number, a truth value, null, a list or mapping, or text."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-
+    given = Document("", text)
     try:
-        return YAML(typ="safe", pure=True).load(text)
-    except YAMLError:
+        return _plain(given, _parse(given), (), {})
+    except SpecError:
         return text
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> bytes:
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            return file.read(4 * LARGEST_FILE + 1)
     except FileNotFoundError:
         near = sorted(p.name for p in path.parent.glob("*.y*ml"))[:5]
         hint = f"here: {', '.join(near)}" if near else "hpo init writes one to start from"
         raise SpecError(f"{path}: no such file", hint=hint, code="no-file") from None
     except IsADirectoryError:
-        raise SpecError(f"{path}: is a folder, not a study file", code="no-file") from None
-    except UnicodeDecodeError:
-        raise SpecError(f"{path}: is not UTF-8 text", code="not-text") from None
+        near = sorted(p.name for p in path.glob("*.y*ml"))[:5]
+        hint = f"in it: {', '.join(near)}" if near else ""
+        message = f"{path}: is a folder, not a study file"
+        raise SpecError(message, hint=hint, code="no-file") from None
     except OSError as error:
         raise SpecError(f"{path}: {error.strerror}", code="no-file") from None
+    except ValueError as error:  # a NUL in the name
+        raise SpecError(f"{str(path)!r}: {error}", code="no-file") from None
 
 
-def _parse(name: str, text: str) -> Any:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.constructor import DuplicateKeyError
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
+def _decoded(name: str, data: bytes) -> str:
     try:
-        return YAML(typ="rt", pure=True).load(text)
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise SpecError(
+            f"{name}: is not UTF-8 text (line {line})", hint="save it as UTF-8", code="not-text"
+        ) from None
+
+
+def _too_large(name: str) -> SpecError:
+    return SpecError(
+        f"{name}: larger than {LARGEST_FILE} characters, which no study file is",
+        hint="large data belongs into files that the objective reads",
+        code="too-large",
+    )
+
+
+def _parse(given: Document) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.constructor import DuplicateKeyError, RoundTripConstructor
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+    from ruamel.yaml.reader import ReaderError
+
+    class Constructor(RoundTripConstructor):
+        """Reads dates as the text they are."""
+
+    Constructor.add_constructor("tag:yaml.org,2002:timestamp", Constructor.construct_scalar)
+    yaml = YAML(typ="rt", pure=True)
+    yaml.Constructor = Constructor
+    try:
+        return yaml.load(given.text)
     except DuplicateKeyError as error:
         mark = error.problem_mark
         key = str(error.problem or "").split('"')[1:2]
         message = f"key {key[0]!r} is given twice" if key else "a key is given twice"
-        raise _at(name, text, mark.line + 1, mark.column + 1, message) from None
+        width = len(key[0]) if key else 1
+        raise _at(given, (mark.line + 1, mark.column + 1), message, width=width) from None
     except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        raise _at(name, text, line, column, f"not YAML: {error.problem}") from None
-    except (YAMLError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise _at(name, text, 1, 1, f"not YAML: {first}") from None
+        raise _not_yaml(given, error) from None
+    except ReaderError as error:
+        before = given.text[: error.position]
+        place = (before.count("\n") + 1, error.position - before.rfind("\n"))
+        message = (
+            f"not YAML: the character U+{ord(given.text[error.position]):04X} has no place here"
+        )
+        raise _at(given, place, message) from None
+    except (YAMLError, ValueError, ArithmeticError) as error:
+        raise _at(given, (1, 1), f"not YAML: {str(error).splitlines()[0]}") from None
     except RecursionError:
-        raise _at(name, text, 1, 1, "nested too deeply") from None
+        raise _at(given, (1, 1), "nested too deeply") from None
 
 
-def _at(name: str, text: str, line: int, column: int, message: str) -> SpecError:
-    error = SpecError(message, code="yaml")
-    error.file, error.line, error.column = name, line, column
-    lines = text.splitlines()
-    error.snippet = lines[line - 1] if 0 < line <= len(lines) else ""
+def _not_yaml(given: Document, error: Any) -> SpecError:
+    """The parser's own complaint, in one line, where it stands."""
+    mark = error.problem_mark or error.context_mark
+    place = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+    problem = str(error.problem or error.context or "it cannot be read").replace("\n", " ")
+    if problem == "but found another document":
+        return _at(given, place, "a second document begins here", hint="one study a file")
+    hint = "indent with spaces" if r"'\t'" in problem else ""
+    start = error.context_mark
+    if not hint and start is not None and mark is not None and start.line < mark.line:
+        hint = f"{error.context}, which begins at line {start.line + 1}"
+    return _at(given, place, f"not YAML: {problem}", hint=hint)
+
+
+def _at(
+    given: Document, place: tuple[int, int], message: str, *, width: int = 1, hint: str = ""
+) -> SpecError:
+    error = SpecError(message, code="yaml", hint=hint)
+    error.file, (error.line, error.column), error.width = given.name, place, width
+    error.snippet = _line(given.text, error.line)
     return error
 
 
-def _plain(name: str, node: Any, path: Path_, places: dict[Path_, Place]) -> Any:
+def _line(text: str, number: int) -> str:
+    lines = text.splitlines()
+    return lines[number - 1] if 0 < number <= len(lines) else ""
+
+
+def _plain(given: Document, node: Any, path: Path_, places: dict[Path_, Place]) -> Any:
+    where = places.get(path, _TOP).value
     if len(places) > MOST_NODES:
-        raise SpecError(f"{name}: more than {MOST_NODES} entries", code="yaml")
-    tag = getattr(getattr(node, "tag", None), "value", None)
-    if tag and not str(tag).startswith("tag:yaml.org,2002:"):
-        where = places.get(path, Place((1, 1), (1, 1)))
-        raise _at(name, "", *where.value, f"tag {tag} is not allowed in a study file")
+        raise _at(given, where, f"more than {MOST_NODES} entries")
+    if len(path) > DEEPEST:
+        raise _at(given, where, "nested too deeply")
+    tag = str(getattr(getattr(node, "tag", None), "value", None) or "")
+    tag = tag.replace("tag:yaml.org,2002:", "!!")
+    if tag not in _PLAIN_TAGS:
+        raise _at(given, where, f"tag {tag} is not allowed in a study file")
     if isinstance(node, Mapping):
-        return {_key(name, key, path): _child(name, node, key, path, places) for key in node}
+        plain: dict[str, Any] = {}
+        for key in node:
+            name = _key(given, node, key, path, places)
+            if name in plain:
+                raise _at(given, places[(*path, name)].key, f"key {name!r} is given twice")
+            plain[name] = _plain(given, node[key], (*path, name), places)
+        return plain
     if isinstance(node, list):
-        return [_child(name, node, index, path, places) for index in range(len(node))]
-    if isinstance(node, bool) or node is None:
-        return node
-    return _bare(node)
+        for index in range(len(node)):
+            places[(*path, index)] = _place(node, index, where)
+        return [_plain(given, item, (*path, i), places) for i, item in enumerate(node)]
+    bare = _bare(node)
+    if not isinstance(bare, bool | int | float | str | None):
+        raise _at(given, where, "a value with a tag is not allowed in a study file")
+    return bare
 
 
-def _key(name: str, key: Any, path: Path_) -> str:
-    if isinstance(key, str):
-        return str(key)
-    if isinstance(key, bool | int | float):
-        return str(key)
-    place = ".".join(map(str, path)) or "the top"
-    raise SpecError(f"{name}: a key under {place} is not text", code="yaml")
+def _key(given: Document, node: Any, key: Any, path: Path_, places: dict[Path_, Place]) -> str:
+    """The key as text; where it and its value stand goes into `places`."""
+    place = _place(node, key, places.get(path, _TOP).value)
+    if not isinstance(key, str | bool | int | float):
+        raise _at(given, place.key, "this key is not text")
+    name = {True: "true", False: "false"}[key] if isinstance(key, bool) else str(key)
+    places[(*path, name)] = place
+    return name
 
 
-def _child(name: str, node: Any, key: Any, path: Path_, places: dict[Path_, Place]) -> Any:
-    child = (*path, key if isinstance(node, list) else _key(name, key, path))
+def _place(node: Any, key: Any, parent: tuple[int, int]) -> Place:
     where = node.lc.data.get(key) if getattr(node, "lc", None) and node.lc.data else None
     if where is None:  # a merged key (<<) has no place of its own
-        parent = places.get(path, Place((1, 1), (1, 1)))
-        places[child] = parent
-    elif len(where) == 4:
-        places[child] = Place((where[0] + 1, where[1] + 1), (where[2] + 1, where[3] + 1))
-    else:
-        places[child] = Place((where[0] + 1, where[1] + 1), (where[0] + 1, where[1] + 1))
-    return _plain(name, node[key], child, places)
+        return Place(parent, parent)
+    first = (where[0] + 1, where[1] + 1)
+    return Place(first, (where[2] + 1, where[3] + 1) if len(where) == 4 else first)
 
 
 def _bare(node: Any) -> Any:
     """Round-trip number and text classes as the plain ones; anything else as it is."""
+    if isinstance(node, bool) or node is None:
+        return node
+    if type(node).__name__ == "ScalarBoolean":
+        return bool(node)
     for kind in (int, float, str):
         if isinstance(node, kind):
             return kind(node)
@@ -195,7 +287,7 @@ def _bare(node: Any) -> Any:
 
 def _kind(data: Any) -> str:
     names: dict[type, str] = {str: "text", list: "a list", int: "a number", float: "a number"}
-    return names.get(type(data), f"a {type(data).__name__}")
+    return names.get(type(data), "a truth value" if isinstance(data, bool) else "this")
 
 
 def _plain_containers(data: Any) -> Any:

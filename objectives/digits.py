@@ -57,14 +57,14 @@ class Digits:
 
         if self.network == "cnn":
             return nn.Sequential(
-                nn.Conv2d(1, 16, 3, padding=1),
+                nn.Conv2d(1, 8, 3, padding=1),
                 nn.ReLU(),
-                nn.Conv2d(16, 32, 3, padding=1),
+                nn.Conv2d(8, 16, 3, padding=1),
                 nn.ReLU(),
                 nn.MaxPool2d(2),
                 nn.Dropout2d(0.0),
                 nn.Flatten(),
-                nn.Linear(32 * 4 * 4, self.hidden),
+                nn.Linear(16 * 4 * 4, self.hidden),
                 nn.ReLU(),
                 nn.Dropout(0.0),
                 nn.Linear(self.hidden, self.classes),

@@ -52,6 +52,9 @@ class FashionMnist:
         whole_number(self.name, "hidden", self.hidden, 1, 4096)
         whole_number(self.name, "batch_size", self.batch_size, 1, _ROWS)
         share(self.name, "label_noise", self.label_noise)
+        from objectives.data import fashion_mnist
+
+        fashion_mnist.find()  # where there is no data, say so before a study begins
 
     @property
     def note(self) -> str:

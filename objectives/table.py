@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from objectives.training.fields import whole_number
+from objectives.training.fields import require_file, whole_number
 from objectives.training.options import Training
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Table:
         whole_number(self.name, "hidden", self.hidden, 1, 4096)
         whole_number(self.name, "layers", self.layers, 1, 16)
         whole_number(self.name, "batch_size", self.batch_size, 1, 2**20)
+        require_file(self.path)  # say so before a study begins; what is in it is read when needed
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from search_spaces._curve import Track
@@ -56,10 +58,19 @@ def read(data: object) -> tuple[SearchSpace, dict[str, Track]]:
         raise HpoError(f"{len(domains)} knobs: at most {MOST_KNOBS} are possible", path=("space",))
     tracks = _mapping("tracks", document.get("tracks"), "tracks")
     try:
-        space = SearchSpace({name: parse(name, spec) for name, spec in domains.items()})
+        text = json.dumps(domains)
+    except (TypeError, ValueError, RecursionError):
+        raise _wrong("space", domains, "plain data", "space") from None
+    return _space(text), {name: _track(name, track) for name, track in tracks.items()}
+
+
+@lru_cache(maxsize=8)
+def _space(text: str) -> SearchSpace:
+    """The space of a document; the schedules of one study share it, so it is read once."""
+    try:
+        return SearchSpace({name: parse(name, spec) for name, spec in json.loads(text).items()})
     except HpoError as error:
         raise error.under("space") from None
-    return space, {name: _track(name, track) for name, track in tracks.items()}
 
 
 def _track(name: str, data: object) -> Track:

@@ -111,6 +111,10 @@ class SearchSpace(Mapping[str, Domain]):
 
     def spec(self) -> dict[str, Any]:
         """Plain data with the keys of a study file."""
+        return {name: dict(one) for name, one in self._spec.items()}
+
+    @cached_property
+    def _spec(self) -> dict[str, dict[str, Any]]:
         return {name: domain.spec() for name, domain in self.domains.items()}
 
     @staticmethod

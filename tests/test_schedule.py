@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from search_spaces.domains import Choice, Domain, Float, Form, Int, Value, units
@@ -19,7 +19,13 @@ from search_spaces.errors import HpoError
 from search_spaces.schedule import Schedule, Track
 from search_spaces.space import SearchSpace
 
-FIXED = settings(derandomize=True, database=None, deadline=None, max_examples=100)
+FIXED = settings(
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=100,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 PROGRESS = st.floats(0, 1)
 
 LINEAR = Float(0, 10)

@@ -24,8 +24,8 @@ DEFAULTS = {
 
 SPACE = SearchSpace(
     {
-        "momentum": Float(0, 0.99, start=0.9, when={"optimizer": ["sgd", "nesterov"]}),
-        "beta": Float(0.5, 0.99, when={"optimizer": "adam"}, off=0.0),
+        "momentum": Float(0, 0.99, start=0.9, when={"optimizer": ("sgd", "nesterov")}),
+        "beta": Float(0.5, 0.99, when={"optimizer": ("adam",)}, off=0.0),
         "optimizer": Choice(("sgd", "nesterov", "adam")),
         "l2": Float(1e-6, 1, "log", size=2, start=(1e-3, 1e-4)),
         "dropout": Float(0, 0.7, start=0.1, schedule=Form("steps", 2)),
@@ -92,8 +92,8 @@ def test_a_condition_on_an_inactive_knob_does_not_hold() -> None:
     space = SearchSpace(
         {
             "a": Choice((1, 2)),
-            "b": Choice(("x", "y"), when={"a": 2}),
-            "c": Float(0, 1, when={"b": "x"}, off=0),
+            "b": Choice(("x", "y"), when={"a": (2,)}),
+            "c": Float(0, 1, when={"b": ("x",)}, off=0),
         }
     )
     assert space.active({"a": 1, "b": "x", "c": 0.5}) == ("a",)

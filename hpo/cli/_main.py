@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import json
+import io
+import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ import click
 
 from hpo._version import __version__
 from hpo.errors import HpoError, SpecError, exit_code, render
+from hpo.jsonline import json_line
 
 COMMANDS = {
     "init": "writes a study file and an objective to edit",
@@ -70,12 +73,15 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and ends the process with its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a message is never lost for its characters
+            stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _as_interrupt)
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     code = _run(arguments, as_json="--json" in arguments)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _reader_gone()
     sys.exit(code)
 
 
@@ -88,20 +94,29 @@ def _run(arguments: list[str], as_json: bool) -> int:
     except click.ClickException as error:
         return _usage(error, as_json)
     except HpoError as error:
-        _tell(error, as_json)
         if "--traceback" in arguments:
-            raise
+            traceback.print_exception(error)
+        _tell(error, as_json)
         return exit_code(error)
     except (KeyboardInterrupt, click.Abort):
         print("stopped", file=sys.stderr)
         return 130
+    except SystemExit:  # how click ends a command whose reader has closed the pipe
+        return _reader_gone()
     except Exception as error:
         return _bug(error, as_json)
 
 
+def _reader_gone() -> int:
+    """The exit code of a command whose output nobody reads any more (hpo list | head)."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + 13
+
+
 def _usage(error: click.ClickException, as_json: bool) -> int:
     if as_json:
-        _print_json({"error": {"code": "usage", "message": error.format_message()}})
+        found = {"code": "usage", "message": error.format_message(), "exit": 2}
+        print(json_line({"error": found}))
     else:
         error.show()
     return 2
@@ -109,7 +124,7 @@ def _usage(error: click.ClickException, as_json: bool) -> int:
 
 def _tell(error: HpoError, as_json: bool) -> None:
     if as_json:
-        _print_json({"error": described(error)})
+        print(json_line({"error": described(error)}))
     else:
         print(render(error), file=sys.stderr)
 
@@ -131,11 +146,10 @@ def described(error: HpoError) -> dict[str, Any]:
 
 
 def _bug(error: Exception, as_json: bool) -> int:
-    import traceback
-
     text = "".join(traceback.format_exception(error))
     if as_json:
-        _print_json({"error": {"code": "bug", "message": str(error), "traceback": text}})
+        found = {"code": "bug", "message": str(error), "traceback": text, "exit": 1}
+        print(json_line({"error": found}))
     else:
         print(text, file=sys.stderr)
         print(
@@ -146,11 +160,7 @@ def _bug(error: Exception, as_json: bool) -> int:
     return 1
 
 
-def _print_json(data: dict[str, Any]) -> None:
-    print(json.dumps({"format": 1, **data}, default=str), flush=True)
-
-
-def _as_interrupt(*_: object) -> None:
+def _as_interrupt(number: int, _: object) -> None:
     """A polite kill ends a study the way Ctrl-C does; a second one ends the process."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(number, signal.SIG_DFL)
     raise KeyboardInterrupt

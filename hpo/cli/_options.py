@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
+
+from hpo.jsonline import json_line
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -40,25 +42,97 @@ def common(command: F) -> F:
     return mlruns(as_json(traceback(command)))
 
 
+Offer = Callable[[click.Context], Sequence[str]]
+
+
+def completing(offer: Offer) -> Callable[..., list[CompletionItem]]:
+    """Completion by the words that `offer` gives; silent where they cannot be found out."""
+
+    def complete(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        try:
+            words = offer(ctx)
+        except Exception:  # an error would be written into the line the user is typing
+            return []
+        return [CompletionItem(word) for word in words if word.startswith(incomplete)]
+
+    return complete
+
+
+def _studies(ctx: click.Context) -> list[str]:
+    from hpo.folder import studies
+
+    return [found.name for found in studies(ctx.params.get("mlruns") or "mlruns")]
+
+
+def _plugins(package: str) -> Offer:
+    def offer(_: click.Context) -> list[str]:
+        from search_spaces import plugins
+
+        return plugins.names(package)
+
+    return offer
+
+
+def _spaces(_: click.Context) -> list[str]:
+    from search_spaces.presets import PRESETS
+
+    return sorted(PRESETS)
+
+
+def _pruners(_: click.Context) -> list[str]:
+    from hpo.pruners import names
+
+    return names()
+
+
+# The words that can follow an option.
+STUDIES, OBJECTIVES, SAMPLERS, ENGINES, SPACES, PRUNERS = map(
+    completing,
+    (
+        _studies,
+        _plugins("objectives"),
+        _plugins("hpo.samplers"),
+        _plugins("hpo.engines"),
+        _spaces,
+        _pruners,
+    ),
+)
+
+
 def study_argument(command: F) -> F:
     """STUDY: a name, a folder, or nothing for the latest."""
-
-    def complete(
-        ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[click.shell_completion.CompletionItem]:
-        from click.shell_completion import CompletionItem
-
-        from hpo.folder import studies
-
-        folder = ctx.params.get("mlruns") or "mlruns"
-        names = [found.name for found in studies(folder)]
-        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
-
-    return click.argument("study", required=False, metavar="[STUDY]", shell_complete=complete)(
+    return click.argument("study", required=False, metavar="[STUDY]", shell_complete=STUDIES)(
         command
     )
 
 
-def print_json(data: dict[str, Any]) -> None:
+def problem(command: F) -> F:
+    """--objective, --space and --sampler."""
+    options = [
+        click.option(
+            "--objective",
+            metavar="NAME|REF",
+            help="Built-in name, module:attr or file.py:attr.",
+            shell_complete=OBJECTIVES,
+        ),
+        click.option(
+            "--space",
+            metavar="NAME",
+            help="A preset of knobs (hpo list spaces).",
+            shell_complete=SPACES,
+        ),
+        click.option(
+            "--sampler",
+            metavar="NAME",
+            help="How points are chosen (hpo list samplers).",
+            shell_complete=SAMPLERS,
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def print_json(data: Mapping[str, Any]) -> None:
     """One JSON document on stdout, with the version of its format."""
-    click.echo(json.dumps({"format": 1, **data}, default=str))
+    click.echo(json_line(data))

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from hpo.errors import HpoError
-from hpo.spec import Override, StudySpec, override, parse, placed
-from hpo.yamlfile import Document, load
+from hpo.overrides import Override, located, override
+from hpo.spec import StudySpec, parse
+from hpo.yamlfile import LARGEST_FILE, Document, load
 
 # Options of the command line and the key of the spec each sets.
 KEYS: Mapping[str, tuple[str, ...]] = {
@@ -45,23 +46,23 @@ class Given:
 
     def placed(self, error: HpoError) -> HpoError:
         """An error found later (an unknown knob, say) with its place in what was given."""
-        return placed(error, self.document, self.overrides)
+        return located(error, self.document, self.overrides)
 
 
 def given(source: str | None, sets: tuple[str, ...], options: Mapping[str, Any]) -> Given:
     """Reads SPEC (a path, `-` for stdin, None for the quickstart) and the options."""
-    overrides = [override(text) for text in sets]
-    overrides += [
+    overrides = [
         Override(path, options[key], f"--{key.replace('_', '-')} {options[key]}")
         for key, path in KEYS.items()
         if options.get(key) is not None
     ]
+    overrides += [override(text) for text in sets]  # after the options: they say more
     return Given(_document(source, options), overrides)
 
 
 def _document(source: str | None, options: Mapping[str, Any]) -> Document:
     if source == "-":
-        return load("-", sys.stdin.read())
+        return load("-", sys.stdin.buffer.read(4 * LARGEST_FILE + 1))
     if source is not None:
         return load(Path(source))
     if options.get("objective") is not None:

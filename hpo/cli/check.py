@@ -12,7 +12,6 @@ from hpo.cli import _options
 if TYPE_CHECKING:
     from hpo.probe import Probe
     from hpo.problem import Problem
-    from hpo.spec import StudySpec
 
 EXAMPLES = """\b
 Examples:
@@ -25,9 +24,7 @@ Examples:
 
 @click.command("check", epilog=EXAMPLES)
 @click.argument("spec", required=False, metavar="[SPEC]", type=click.Path())
-@click.option("--objective", help="Built-in NAME, module:attr or file.py:attr.")
-@click.option("--space", help="A preset of knobs (hpo list spaces).")
-@click.option("--sampler", help="How points are chosen (hpo list samplers).")
+@_options.problem
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Sets a key of the spec.")
 @click.option("--no-probe", is_flag=True, help="Train nothing.")
 @click.option("--print-spec", is_flag=True, help="Print the whole spec as YAML.")
@@ -44,70 +41,135 @@ def command(
     """Validates a study, prints its plan and trains three steps; starts nothing."""
     from hpo.cli._spec import given
     from hpo.errors import HpoError
-    from hpo.preparation import Launch, prepare
+    from hpo.preparation import Launch, resolve
+    from hpo.probe import probe
 
     source = given(spec, sets, options)
     try:
-        unnamed = source.spec().model_copy(update={"name": ".check"})
-        resolved, _, problem = prepare(unnamed, Launch(mlruns))
-        resolved = resolved.model_copy(update={"name": source.spec().name})
-        measured = None if no_probe or print_spec else _probe(resolved)
+        problem = resolve(source.spec(), Launch(mlruns))
+        measured = None if no_probe or print_spec else probe(problem)
     except HpoError as error:
         raise source.placed(error) from None
     if as_json:
-        from dataclasses import asdict
-
-        found = asdict(measured) if measured else None
-        _options.print_json({"spec": resolved.plain(), "notes": problem.notes, "probe": found})
+        _options.print_json(_document(problem, measured))
     elif print_spec:
         from hpo.yamlfile import dump
 
-        click.echo(dump(resolved.plain()), nl=False)
+        click.echo(dump(spelled_out(problem)), nl=False)
     else:
-        for line in _lines(resolved, problem, measured):
+        for line in _lines(problem, measured, mlruns):
             click.echo(line)
 
 
-def _probe(spec: StudySpec) -> Probe:
-    from hpo.probe import probe
+def spelled_out(problem: Problem) -> dict[str, Any]:
+    """The spec with every key and every default, as a study file would say it."""
+    from dataclasses import fields, is_dataclass
 
-    return probe(spec)
+    spec, training = problem.spec, problem.training
+    plain = spec.model_dump()
+    plain["objective_options"] = dict(spec.objective_options)
+    if is_dataclass(problem.target):
+        plain["objective_options"] |= {
+            field.name: getattr(problem.target, field.name)
+            for field in fields(problem.target)
+            if field.init and isinstance(getattr(problem.target, field.name), _PLAIN)
+        }
+    if training is not None:
+        plain["training"] = {k: v for k, v in training.to_json().items() if k != "steps"}
+        plain["budget"]["steps"] = training.steps
+    plain |= {"minimize": None, "maximize": None, spec.direction: spec.metric}
+    return {key: value for key, value in plain.items() if value is not None}
 
 
-def _lines(spec: StudySpec, problem: Problem, measured: Probe | None) -> list[str]:
-    from hpo.console import duration
-    from hpo.preparation import slots_text
-    from hpo.problem import describe
+_PLAIN = (bool, int, float, str, tuple, list, dict)
 
+
+def _document(problem: Problem, measured: Probe | None) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "spec": spelled_out(problem),
+        "notes": problem.notes,
+        "probe": asdict(measured) if measured else None,
+    }
+
+
+def _lines(problem: Problem, measured: Probe | None, mlruns: Path) -> list[str]:
+    from hpo.folder import Folder
+    from hpo.preparation import described, slots_text
+    from hpo.wording import knob, shown, wrapped
+
+    spec = problem.spec
+    lines = [_verdict(problem, measured), *_knobs(problem)]
+    if problem.fixed:
+        held = problem.fixed_domains
+        fixed = [f"{name} {knob(held[name], value)}" for name, value in problem.fixed.items()]
+        lines += wrapped("fixed", fixed, indent=10)
+    lines += [f"note      {note}" for note in (*problem.notes, *_doubts(problem, measured))]
+    if problem.training is not None:
+        training = problem.training.to_json()
+        said = [f"{k} {v}" for k, v in training.items() if v is not None and k != "steps"]
+        lines += wrapped("training", said, indent=10)
+    prune = spec.prune if isinstance(spec.prune, str) else next(iter(spec.prune), "none")
+    lines += [
+        f"sampler   {spec.sampler}   {spec.direction} {spec.metric}   prune {prune}"
+        f"   seed {spec.seed}",
+        f"engine    {spec.engine}   {slots_text(spec)}",
+        f"plan      {_plan(problem, measured)}",
+    ]
+    folder = Folder(mlruns.absolute() / "studies" / spec.name)
+    taken = f"   it exists: {described(folder)}" if folder.exists() else ""
+    return [*lines, f"folder    {shown(folder.path)}{taken}"]
+
+
+def _doubts(problem: Problem, measured: Probe | None) -> list[str]:
+    import math
+
+    metric = problem.spec.metric
+    if measured is None or math.isfinite(measured.metrics[metric]):
+        return []
+    return [f"{metric} is {measured.metrics[metric]} at the start values: such a trial fails"]
+
+
+def _verdict(problem: Problem, measured: Probe | None) -> str:
+    from hpo.wording import duration, plural
+
+    note = getattr(problem.target, "note", "")
+    objective = f"{problem.spec.objective} ({note})" if note else problem.spec.objective
     kind = "task: model, batches, loss" if problem.is_task else "function"
-    probed = ""
-    if measured is not None:
-        probed = f"   {measured.steps} steps probed in {duration(measured.seconds)}"
-    lines = [f"ok        objective {spec.objective}  ({kind}){probed}"]
-    lines += [f"note      {note}" for note in problem.notes]
+    line = f"ok        objective {objective}  [{kind}]"
+    if measured is None:
+        return line
+    what = plural(measured.steps, "step" if problem.is_task else "report")
+    return f"{line}   {what} probed in {duration(measured.seconds)}"
+
+
+def _knobs(problem: Problem) -> list[str]:
+    from hpo.wording import describe, grid, knob
+
+    rows = []
     for name, domain in problem.space.items():
-        lines.append(f"knob      {name}  {describe(domain)}, start {domain.start_value()}")
-    lines.append(
-        f"sampler   {spec.sampler}   {spec.direction} {spec.metric}   prune {spec.prune}"
-        f"   seed {spec.seed}"
-    )
-    lines.append(f"engine    {spec.engine}   {slots_text(spec)}")
-    return [*lines, f"plan      {_plan(spec, problem, measured)}"]
+        start = f"start {knob(domain, domain.start_value())}"
+        more = "exact zero, then log" if getattr(domain, "scale", "") == "log+0" else ""
+        if domain.when:
+            parents = domain.when.items()
+            more = "while " + ", ".join(f"{n} is {' or '.join(map(str, v))}" for n, v in parents)
+        rows.append([name, describe(domain), start, more])
+    return [f"{'knobs' if i == 0 else '':10}{line}" for i, line in enumerate(grid(rows))]
 
 
-def _plan(spec: StudySpec, problem: Problem, measured: Probe | None) -> str:
-    from hpo.console import duration
+def _plan(problem: Problem, measured: Probe | None) -> str:
     from hpo.preparation import slots
+    from hpo.wording import duration, plural
 
-    trials = spec.budget.trials
-    plan = f"{trials} trial{'' if trials == 1 else 's'}"
+    spec = problem.spec
+    plan = plural(spec.budget.trials, "trial")
     if problem.training is not None:
         plan += f" x {problem.training.steps} steps"
     if measured is None:
         return plan
-    if problem.training is not None and measured.seconds_per_step is not None:
-        one = problem.training.steps * measured.seconds_per_step
-        one += problem.training.evaluations * (measured.evaluation_seconds or 0.0)
-        total = one * spec.seeds * trials / max(1, slots(spec).workers)
-        plan += f", about {duration(one * spec.seeds)} a trial, {duration(total)} in all"
-    return f"{plan} on {measured.device}, {measured.memory / 2**30:.1f} GiB a worker"
+    if measured.trial_seconds is not None:
+        one = measured.trial_seconds * spec.seeds
+        rounds = -(-spec.budget.trials // max(1, slots(spec).workers))
+        plan += f", about {duration(one)} a trial, {duration(one * rounds)} in all"
+    return f"{plan}, on {measured.device}, {measured.memory / 2**30:.1f} GiB a worker"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,181 +10,224 @@ import click
 
 from hpo.cli import _options
 
-KINDS = (
-    "studies",
-    "samplers",
-    "pruners",
-    "objectives",
-    "regularizers",
-    "spaces",
-    "engines",
-)
+Rows = list[dict[str, Any]]
+
 EXAMPLES = """\b
 Examples:
-  hpo list                      studies, the latest first
-  hpo list regularizers --long  with the range of each knob
-  hpo list samplers
+  hpo list                      studies, the one touched last first
+  hpo list regularizers --long  with the scope of each knob and what it does
+  hpo list samplers --long      with their options
 """
 
 
 @click.command("list", epilog=EXAMPLES)
-@click.argument("what", type=click.Choice(KINDS), default="studies")
+@click.argument(
+    "what",
+    type=click.Choice(
+        ["studies", "samplers", "pruners", "objectives", "regularizers", "spaces", "engines"]
+    ),
+    default="studies",
+    metavar="[WHAT]",
+)
 @click.option("--long", "long", is_flag=True, help="Tell more of each.")
 @_options.common
 def command(what: str, long: bool, mlruns: Path, as_json: bool) -> None:
-    """Lists studies (default), samplers, pruners, objectives, regularizers, spaces or engines."""
-    listing: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    """Lists what there is.
+
+    WHAT is studies (the default), samplers, pruners, objectives, regularizers, spaces or engines.
+    """
+    listing: dict[str, Callable[[], Rows]] = {
         "studies": lambda: _studies(mlruns),
-        "samplers": lambda: _samplers(long or as_json),
+        "samplers": _samplers,
         "pruners": _pruners,
         "objectives": lambda: _objectives(long or as_json),
-        "regularizers": lambda: _regularizers(long or as_json),
+        "regularizers": _regularizers,
         "spaces": _spaces,
         "engines": _engines,
     }
     rows = listing[what]()
     if as_json:
         _options.print_json({what: rows})
-        return
-    if not rows:
+    elif not rows:
         click.echo(f"no {what} yet; start one with hpo run")
-        return
-    from hpo.cli.show import table
-
-    header = list(rows[0])
-    cells = [[str(row[key]) for key in header] for row in rows]
-    click.echo(_left(table, header, cells))
+    else:
+        for line in _lines(what, rows, long):
+            click.echo(line)
 
 
-def _left(table: Callable[..., str], header: list[str], cells: list[list[str]]) -> str:
-    """The table with every column but the last aligned to the left."""
-    widths = [max(len(c) for c in column) for column in zip(header, *cells, strict=True)]
-    padded = [[c.ljust(w) for c, w in zip(row, widths, strict=True)] for row in [header, *cells]]
-    return str(table(padded[0], padded[1:]))
+def _lines(what: str, rows: Rows, long: bool) -> list[str]:
+    from hpo.wording import table, terminal_width
+
+    shorten = {"studies": _study_cells, "regularizers": _knob_cells}.get(what)
+    if shorten is None and long and "options" in rows[0]:
+        return _paragraphs(rows)
+    cells = [
+        shorten(row, long) if shorten else {k: str(v) for k, v in row.items() if k != "options"}
+        for row in rows
+    ]
+    header = list(cells[0])
+    body = [[cell[key] for key in header] for cell in cells]
+    return table(header, body, left=header, width=terminal_width())
 
 
-def _studies(mlruns: Path) -> list[dict[str, Any]]:
-    from hpo.console import number
+def _paragraphs(rows: Rows) -> list[str]:
+    """Each entry with what it is and its options, on lines of their own."""
+    from hpo.wording import terminal_width, wrapped
+
+    lines = []
+    for row in rows:
+        name, *_ = row.values()
+        lines += [str(name), f"    {row['about']}"]
+        options = [f"{key}={_short(value)}" for key, value in row["options"].items()]
+        if options:
+            lines += wrapped("    options", options, terminal_width() or 100)
+    return lines
+
+
+def _studies(mlruns: Path) -> Rows:
     from hpo.errors import HpoError
     from hpo.folder import studies
-    from hpo.lock import holder
     from hpo.result import read
 
-    rows = []
+    rows: Rows = []
     for folder in studies(mlruns):
         try:
-            summary = read(folder).summary()
+            result = read(folder)
         except HpoError as error:
-            rows.append(_unreadable(folder.name, error.message))
+            found = {"study": folder.name, "state": "unreadable", "error": error.message}
+            rows.append({**found, "folder": str(folder.path)})
             continue
-        best = summary["best"]
-        ended = sum(summary["trials"].get(s, 0) for s in ("complete", "pruned", "failed"))
-        rows.append(
-            {
-                "study": folder.name,
-                "objective": summary["objective"],
-                "sampler": summary["sampler"],
-                "trials": f"{ended}/{summary['budget']}",
-                "best": f"{summary['metric']} {number(best['value'])}" if best else "-",
-                "state": "running" if holder(folder.path) is not None else "",
-            }
-        )
+        rows.append({**result.summary(), "touched": folder.touched()})
     return rows
 
 
-def _unreadable(name: str, why: str) -> dict[str, Any]:
+def _study_cells(row: Mapping[str, Any], _: bool) -> dict[str, str]:
+    import datetime
+
+    from hpo.wording import number
+
+    if row["state"] == "unreadable":
+        cells = {"study": row["study"], "objective": "?", "sampler": "?", "trials": "?"}
+        return {**cells, "best": "-", "touched": "-", "state": f"unreadable: {row['error']}"}
+    best = row["best"]
+    touched = datetime.datetime.fromtimestamp(row["touched"])
     return {
-        "study": name,
-        "objective": "?",
-        "sampler": "?",
-        "trials": "?",
-        "best": "-",
-        "state": why,
+        "study": row["study"],
+        "objective": row["objective"],
+        "sampler": row["sampler"],
+        "trials": f"{row['ended']}/{row['budget']}",
+        "best": f"{row['metric']} {number(best['value'])}" if best else "-",
+        "touched": touched.strftime("%Y-%m-%d %H:%M"),
+        "state": row["state"],
     }
 
 
-def _samplers(long: bool) -> list[dict[str, Any]]:
-    import dataclasses
-
+def _samplers() -> Rows:
     from hpo import samplers
 
-    rows = []
+    rows: Rows = []
     for name in samplers.names():
         record = samplers.load(name)
-        row: dict[str, Any] = {"sampler": name}
-        if long:
-            fields = dataclasses.fields(record.options)
-            row["options"] = ", ".join(f"{f.name}={f.default}" for f in fields) or "-"
-        rows.append({**row, "about": record.summary})
+        rows.append({"sampler": name, "about": record.summary, "options": _set(record.options)})
     return rows
 
 
-def _pruners() -> list[dict[str, Any]]:
+def _pruners() -> Rows:
     from hpo import pruners
 
-    return [{"pruner": name} for name in pruners.names()]
+    records = pruners.RECORDS
+    return [
+        {"pruner": name, "about": _first_sentence(record), "options": _set(record)}
+        for name, record in records.items()
+    ]
 
 
-def _objectives(long: bool) -> list[dict[str, Any]]:
+def _first_sentence(thing: object) -> str:
+    text = " ".join((thing.__doc__ or "").split("\n\n")[0].split())
+    return text.removesuffix(".")
+
+
+def _set(record: Any) -> dict[str, Any]:
+    """The options of a record and their defaults; a default it lacks is shown as required."""
+    import dataclasses
+
+    if not dataclasses.is_dataclass(record):
+        return {}
+    fields = [f for f in dataclasses.fields(record) if f.init and not f.name.startswith("_")]
+    return {f.name: _default(f) for f in fields}
+
+
+def _default(field: Any) -> Any:
+    import dataclasses
+
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return "(required)"
+
+
+def _objectives(long: bool) -> Rows:
     import ast
 
     import objectives as package
     from search_spaces import plugins
 
     folder = Path(package.__path__[0])
-    rows = []
+    rows: Rows = []
     for name in plugins.names("objectives"):
         tree = ast.parse((folder / f"{name}.py").read_text(encoding="utf-8"))
         about = (ast.get_docstring(tree) or "").splitlines()[:1]
-        row: dict[str, Any] = {"objective": name}
-        if long:
-            row["options"] = _fields(name)
-        rows.append({**row, "about": about[0] if about else ""})
+        row: dict[str, Any] = {"objective": name, "about": about[0] if about else ""}
+        if long:  # only now is anything of it imported
+            row["options"] = _set(plugins.load("objectives", name, "OBJECTIVE"))
+        rows.append(row)
     return rows
 
 
-def _fields(name: str) -> str:
-    import dataclasses
-
+def _regularizers() -> Rows:
+    from hpo.wording import describe
     from search_spaces import plugins
 
-    target: Any = plugins.load("objectives", name, "OBJECTIVE")
-    if not dataclasses.is_dataclass(target):
-        return "-"
-    shown = []
-    for entry in dataclasses.fields(target):
-        if entry.init and not entry.name.startswith("_"):
-            missing = entry.default is dataclasses.MISSING
-            shown.append(entry.name if missing else f"{entry.name}={entry.default}")
-    return ", ".join(shown) or "-"
-
-
-def _regularizers(long: bool) -> list[dict[str, Any]]:
-    from hpo.problem import describe
-    from search_spaces import plugins
-
-    rows = []
+    rows: Rows = []
     for name in plugins.names("search_spaces.regularizers"):
         record: Any = plugins.load("search_spaces.regularizers", name, "REGULARIZER")
         for knob, domain in record.knobs.items():
-            row = {"knob": knob, "range": describe(domain), "start": domain.start_value()}
-            if long:
-                row |= {
-                    "scope": f"per {record.scope[knob]}",
-                    "gradient": "yes" if record.differentiable else "no",
+            rows.append(
+                {
+                    "knob": knob,
+                    "range": describe(domain),
+                    "start": domain.start_value(),
+                    "scope": record.scope[knob],
+                    "differentiable": record.differentiable,
                     "about": record.note,
                 }
-            rows.append(row)
+            )
     return rows
 
 
-def _spaces() -> list[dict[str, Any]]:
+def _short(value: Any) -> str:
+    from hpo.wording import number
+
+    return f"{value:g}" if isinstance(value, float) else number(value)
+
+
+def _knob_cells(row: Mapping[str, Any], long: bool) -> dict[str, str]:
+    cells = {"knob": row["knob"], "range": row["range"], "start": _short(row["start"])}
+    if long:
+        cells["scope"] = f"per {row['scope']}"
+        cells["gradient"] = "yes" if row["differentiable"] else "no"
+        cells["about"] = row["about"]
+    return cells
+
+
+def _spaces() -> Rows:
     from search_spaces.presets import PRESETS
 
     return [{"space": name, "knobs": ", ".join(knobs)} for name, knobs in PRESETS.items()]
 
 
-def _engines() -> list[dict[str, Any]]:
+def _engines() -> Rows:
     from hpo import engines
 
     return [{"engine": name, "about": engines.load(name).summary} for name in engines.names()]

@@ -27,28 +27,50 @@ Examples:
 
 @click.command("run", epilog=EXAMPLES)
 @click.argument("spec", required=False, metavar="[SPEC]", type=click.Path())
-@click.option("--name", help="Name of the study and its folder.")
-@click.option("--objective", help="Built-in NAME, module:attr or file.py:attr.")
-@click.option("--space", help="A preset of knobs (hpo list spaces).")
-@click.option("--sampler", help="How points are chosen (hpo list samplers).")
-@click.option("--prune", help="Ends bad trials early (hpo list pruners).")
-@click.option("--engine", help="Where trials run (hpo list engines).")
-@click.option("--workers", type=int, help="Trials at once; 0 runs them in this process.")
-@click.option("--gpus-per-trial", type=float, help="GPUs each trial gets; fractions share one.")
-@click.option("--trials", type=int, help="How many trials in all.")
-@click.option("--steps", type=int, help="Training steps of a trial.")
-@click.option("--time", help="No new trial after this long: 90s, 20m, 2h.")
-@click.option("--plateau", type=int, help="Stop after so many trials without a better one.")
-@click.option("--seed", type=int, help="Seed of the study.")
-@click.option("--seeds", type=int, help="Repeats averaged inside one trial.")
-@click.option("--storage", help="Database URL of the ledger instead of a file.")
-@click.option("--tracking-uri", help="MLflow server instead of the local database.")
+@click.option(
+    "--name",
+    metavar="NAME",
+    help="Name of the study and its folder.",
+    shell_complete=_options.STUDIES,
+)
+@_options.problem
+@click.option(
+    "--prune",
+    metavar="NAME",
+    help="Ends bad trials early (hpo list pruners).",
+    shell_complete=_options.PRUNERS,
+)
+@click.option(
+    "--engine",
+    metavar="NAME",
+    help="Where trials run (hpo list engines).",
+    shell_complete=_options.ENGINES,
+)
+@click.option("--workers", type=int, metavar="N", help="Trials at once; 0: in this process.")
+@click.option("--gpus-per-trial", type=float, metavar="F", help="GPUs each gets; 0.5 shares one.")
+@click.option("--trials", type=int, metavar="N", help="How many trials in all.")
+@click.option("--steps", type=int, metavar="N", help="Training steps of a trial.")
+@click.option("--time", metavar="TIME", help="No new trial after this long: 90s, 20m, 2h.")
+@click.option("--plateau", type=int, metavar="N", help="Stop after N trials without a better one.")
+@click.option("--seed", type=int, metavar="N", help="Seed of the study.")
+@click.option("--seeds", type=int, metavar="N", help="Repeats averaged inside one trial.")
+@click.option("--storage", metavar="URL", help="Database of the ledger instead of a file.")
+@click.option("--tracking-uri", metavar="URL", help="MLflow server instead of the local database.")
 @click.option("--no-mlflow", is_flag=True, help="Log nothing to MLflow.")
-@click.option("--start-from", metavar="STUDY|FILE", help="Start at the best of a study or file.")
+@click.option(
+    "--start-from",
+    metavar="STUDY|FILE",
+    help="Start at the best of a study, or at the end of a schedule file.",
+    shell_complete=_options.STUDIES,
+)
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Sets a key of the spec.")
-@click.option("--resume", is_flag=True, help="Continue the study of this name.")
+@click.option("--resume", is_flag=True, help="Continue the study of this name, or the latest.")
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
-@click.option("--on-finish", metavar="CMD", help="Command to run at the end; sees HPO_STUDY, …")
+@click.option(
+    "--on-finish",
+    metavar="CMD",
+    help="Shell command to run at the end, with HPO_STUDY, HPO_EXIT, HPO_FOLDER, HPO_SCHEDULE.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Only the result.")
 @_options.common
 def command(
@@ -77,11 +99,11 @@ def command(
     if options["no_mlflow"]:
         described = described.model_copy(update={"mlflow": False})
     try:
-        if dry_run:
-            _plan(described, mlruns, resume, as_json)
-            return
         start = _start_point(options["start_from"], mlruns)
-        _run(described, mlruns, resume, start, as_json, quiet, options["on_finish"])
+        if dry_run:
+            _plan(described, mlruns, resume, start, as_json)
+        else:
+            _run(described, mlruns, resume, start, as_json, quiet, options["on_finish"])
     except HpoError as error:
         raise source.placed(error) from None
 
@@ -97,9 +119,8 @@ def _stored(
     found = folders.find(options["name"], mlruns)
     over = given(None, sets, {**options, "objective": "", "name": None}).overrides
     over = [change for change in over if change.path != ("objective",)]
-    stored = folders.read_spec(found)
-    minimal = {"name": found.name, "objective": stored.objective}
-    source = Given(Document("", "", minimal), over)
+    stored = {**folders.read_spec(found).plain(), "name": found.name}
+    source = Given(Document("", "", stored), over)
     return source.spec(), source
 
 
@@ -119,12 +140,16 @@ def _run(
 
     style = consoles.style(as_json=as_json, quiet=quiet)
     console = consoles.Console(style, described.metric, described.direction)
-    how = Launch(mlruns, resume, (console,), console.line, start=start, header=console.header)
-    code, result = 0, None
+    how = Launch(mlruns, resume, (console,), console.warn, start=start, header=console.header)
+    code = 1
     try:
         result = launch(described, how)
+        code = 0
     except HpoError as error:
         code = exit_code(error)
+        raise
+    except KeyboardInterrupt:
+        code = 130
         raise
     finally:
         console.close()
@@ -134,7 +159,7 @@ def _run(
 
 
 def _report(result: Result, as_json: bool) -> None:
-    from hpo.console import closing
+    from hpo.summary import closing
 
     if as_json:
         _options.print_json({"event": "study", **result.summary()})
@@ -155,16 +180,19 @@ def _finish(shell_command: str, study: str, code: int, mlruns: Path) -> None:
         "HPO_FOLDER": str(folder),
         "HPO_SCHEDULE": str(folder / "schedule.json"),
     }
-    ended = subprocess.run(shell_command, shell=True, env=environment, check=False)
+    # What it prints goes to stderr: stdout holds the result alone, which may be JSON.
+    ended = subprocess.run(shell_command, shell=True, env=environment, stdout=2, check=False)
     if ended.returncode:
         click.echo(f"--on-finish ended with exit code {ended.returncode}", err=True)
 
 
-def _plan(described: StudySpec, mlruns: Path, resume: bool, as_json: bool) -> None:
-    from hpo.console import header
+def _plan(
+    described: StudySpec, mlruns: Path, resume: bool, start: dict[str, Any] | None, as_json: bool
+) -> None:
     from hpo.preparation import Launch, prepare, slots_text
+    from hpo.summary import header
 
-    spec, folder, problem = prepare(described, Launch(mlruns, resume))
+    spec, folder, problem = prepare(described, Launch(mlruns, resume, start=start))
     if as_json:
         _options.print_json({"plan": spec.plain(), "folder": str(folder.path)})
         return

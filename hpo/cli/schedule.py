@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\b
 Examples:
-  hpo schedule                                  what the latest study discovered
-  hpo schedule quickstart --out schedule.py     a function of progress, no dependencies
+  hpo schedule                                what the latest study discovered
+  hpo schedule quickstart --out schedule.py   a function of progress, no dependencies
   hpo schedule quickstart --knots 3 --out short.json
   hpo schedule quickstart --plot schedule.png
 """
+SHOWN_KNOTS, SHOWN_TOLERANCE = 8, 0.02
 
 
 @click.command("schedule", epilog=EXAMPLES)
@@ -46,57 +47,59 @@ def command(
 ) -> None:
     """Prints or saves the discovered schedule."""
     from hpo import schedulefile
+    from hpo.cli import _study
     from hpo.result import open_study
 
     result = open_study(study, mlruns)
-    schedule = result.schedule if trial is None else _of_trial(result, trial)
-    thinned, error = schedule.thin(knots or 8, 0.0 if knots else 0.02)
-    saved = thinned if knots else schedule
+    record = None if trial is None else _study.trial(result, trial)
+    schedule = result.schedule if record is None else result.schedule_of(record)
+    thinned, error = schedule.thin(knots or SHOWN_KNOTS, 0.0 if knots else SHOWN_TOLERANCE)
+    saved, deviation = (thinned, error) if knots else (schedule, 0.0)
     if out is not None:
         schedulefile.write(saved, out)
     if plot is not None:
         from hpo.plot import draw
 
         draw(saved, plot)
+    written = [str(path) for path in (out, plot) if path is not None]
     if as_json:
-        _options.print_json({"schedule": saved.to_json(), "deviation": error if knots else 0.0})
+        _options.print_json(
+            {
+                "study": result.spec.name,
+                "schedule": saved.to_json(),
+                "deviation": deviation,
+                "saved": written,
+            }
+        )
         return
-    _print(thinned, error)
-    for path in (out, plot):
-        if path is not None:
-            click.echo(f"saved {path}")
-    if out is None:
+    for line in _lines(result, thinned, error):
+        click.echo(line)
+    for name in written:
+        click.echo(f"saved {name}")
+    if not written:
         click.echo("Save with --out schedule.json|.csv|.py")
 
 
-def _of_trial(result: Result, trial: int) -> Schedule:
-    from hpo.errors import HpoError
-
-    record = next((r for r in result.records if r.number == trial), None)
-    if record is None or record.state == "waiting":
-        raise HpoError(
-            f"study {result.spec.name} has no trial {trial}",
-            hint=f"hpo show {result.spec.name} lists them",
-            code="unknown-trial",
-        )
-    return result.schedule_of(record)
-
-
-def _print(schedule: Schedule, error: float) -> None:
-    from hpo.cli.show import table
-    from hpo.console import number
+def _lines(result: Result, schedule: Schedule, error: float) -> list[str]:
+    from hpo.wording import knob, plural, table, terminal_width, without
 
     constant = not schedule.moving(0.0)
     places = [0.0] if constant else schedule.knots()
     names = list(schedule.space)
     rows = [
-        ["always" if constant else f"{progress:.0%}", *(number(point[name]) for name in names)]
+        [
+            "always" if constant else f"{progress:.0%}",
+            *(knob(schedule.space[name], point[name]) for name in names),
+        ]
         for progress, point in ((place, schedule.at(place)) for place in places)
     ]
-    click.echo(table(["progress", *names], rows))
+    header, body, gone = without(["progress", *names], rows, names, terminal_width())
+    lines = table(header, body)
+    if gone:
+        lines.append(f"… too narrow for {', '.join(gone)}")
     if constant:
-        click.echo("The values are held constant over training.")
-    else:
-        click.echo(
-            f"{len(places)} knots describe the schedule within {error:.1%} of each knob's range."
-        )
+        return [*lines, "The values are held constant over training."]
+    steps = result.spec.budget.steps
+    what = f"{steps} steps" if steps else "the training"
+    knots = plural(len(places), "knot")
+    return [*lines, f"{knots} describe {what} within {error:.1%} of each knob's range."]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import threading
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,10 +55,18 @@ def command(port: int, study: str | None, print_only: bool, mlruns: Path, as_jso
             compare = {runs.study: mlflowui.trials_link(base, runs) for runs in found}
             _options.print_json({"base": base, "store": uri, "charts": links, "compare": compare})
         else:
-            click.echo(mlflowui.text(base, uri, found))
+            click.echo(mlflowui.text(base, _described(uri), found))
         if not print_only and not is_server(uri):
             click.echo("stop with Ctrl-C", err=as_json)
             _wait()
+
+
+def _described(uri: str) -> str:
+    from hpo.console import shown
+    from hpo.tracking import database_file
+
+    file = database_file(uri)
+    return f"database {shown(file)}" if file else uri
 
 
 def _deliver(folder: Folder) -> None:
@@ -86,7 +94,6 @@ def _deliver(folder: Folder) -> None:
 
 def _wait() -> None:
     try:
-        while True:
-            signal.pause()
+        threading.Event().wait()
     except KeyboardInterrupt:
         click.echo("stopped", err=True)

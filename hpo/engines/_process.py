@@ -16,10 +16,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.engines import Slots
+from hpo.engines._worker import LARGEST_LOG, shorten
+from hpo.errors import HpoError
 from hpo.trial import Reason
 
 if TYPE_CHECKING:
     from hpo.study import Study
+
+# The worker looks for modules where the driver does, and nowhere before that: a folder of the
+# user's may be called like one of ours.
+_BOOT = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
+    "from hpo.engines._worker import main; main()"
+)
 
 
 @dataclass
@@ -29,6 +38,7 @@ class Worker:
     process: subprocess.Popen[bytes]
     connection: Connection
     name: str
+    log: Path
     kills_before: int
 
     @classmethod
@@ -36,29 +46,29 @@ class Worker:
         cls, study: Study, index: int, environment: Mapping[str, str], limits: Slots
     ) -> Worker:
         """A new worker that has been told the spec; its output goes to worker-<index>.log."""
-        ours, theirs = socket.socketpair()
         log_file = study.folder.path / f"worker-{index}.log"
-        with log_file.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "hpo.engines._worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                env={**os.environ, **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        theirs.close()
+        ours, theirs = socket.socketpair()
+        try:
+            process = _started(theirs.fileno(), log_file, {**os.environ, **environment})
+        except OSError as error:
+            ours.close()
+            raise HpoError(
+                f"worker {index} cannot be started: {error.strerror}",
+                hint="use fewer --workers, or look at the limits of this machine (ulimit -a)",
+                code="no-worker",
+            ) from error
+        finally:
+            theirs.close()
         device = f"cuda:{environment['CUDA_VISIBLE_DEVICES']}"
         device = "cpu" if device == "cuda:" else device
         name = f"{socket.gethostname()}/{index} {device}"
-        worker = cls(process, Connection(ours.detach()), name, _out_of_memory_kills())
+        worker = cls(process, Connection(ours.detach()), name, log_file, _out_of_memory_kills())
         worker.send(
             {
                 "spec": study.spec.plain(),
-                "path": [str(Path(entry).absolute()) for entry in sys.path],
                 "memory": limits.memory_per_trial,
                 "log": str(log_file),
+                "driver": os.getpid(),
             }
         )
         return worker
@@ -76,12 +86,20 @@ class Worker:
             return None
         return message if isinstance(message, dict) else None
 
+    def gone(self) -> bool:
+        """Whether the process is dead and has nothing more to say.
+
+        A process that the objective forked may hold the line open, so its end alone does not tell.
+        """
+        return self.process.poll() is not None and not self.connection.poll()
+
     def why_dead(self) -> tuple[Reason, str]:
         """Why the worker is gone; ends it and everything it started."""
         try:
             code = self.process.wait(timeout=2)
         except subprocess.TimeoutExpired:
-            code = 0
+            self.end(at_once=True)
+            return "lost", "the worker closed its line to the study in the middle of the trial"
         self.end(at_once=True)
         if code == -signal.SIGKILL and _out_of_memory_kills() > self.kills_before:
             return "oom", "the system killed the worker: the machine's memory ran out"
@@ -99,6 +117,23 @@ class Worker:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.connection.close()
+        with contextlib.suppress(OSError):
+            if self.log.stat().st_size > LARGEST_LOG:
+                shorten(self.log)
+
+
+def _started(line: int, log_file: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    path = json.dumps([str(Path(entry).absolute()) for entry in sys.path])
+    with log_file.open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-c", _BOOT, str(line), path],
+            pass_fds=[line],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
 
 
 def _out_of_memory_kills() -> int:

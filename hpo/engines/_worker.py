@@ -1,4 +1,4 @@
-"""The worker's side: `python -m hpo.engines._worker FD` runs plans until the driver is gone.
+"""The worker's side: a process that runs plans until the driver is gone.
 
 Messages are JSON: nothing that comes over the line can execute code. After each measurement the
 worker waits for the driver's word whether to go on.
@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,13 +24,13 @@ SHARE_OF_MEMORY = 0.95
 
 
 def main() -> None:
-    connection = Connection(int(sys.argv[1]))
-    hello = json.loads(connection.recv_bytes())
-    for entry in hello["path"]:
-        if entry not in sys.path:
-            sys.path.append(entry)
+    line = int(sys.argv[1])
+    os.set_inheritable(line, False)  # programs that the objective starts do not hold the line
+    connection = Connection(line)
+    hello = _receive(connection)
     _limit_memory(hello["memory"])
-    threading.Thread(target=_watch, args=(os.getppid(), hello["log"]), daemon=True).start()
+    watch = threading.Thread(target=_watch, args=(hello["driver"], hello["log"]), daemon=True)
+    watch.start()
     _serve(connection, hello["spec"])
 
 
@@ -38,17 +40,14 @@ def _serve(connection: Connection, spec: Mapping[str, Any]) -> NoReturn:
     from hpo.trial import Plan, drain, failure
     from objectives.training.measurement import Measurement
 
-    owner = os.getpid()
     problem = None
     while True:
         message = _receive(connection)
         if "run" not in message:
-            _leave(0)
+            _leave()
         plan = Plan(**message["run"])
 
         def observe(measurement: Measurement) -> bool:
-            if os.getpid() != owner:  # a process the objective forked came back into our code
-                os._exit(0)
             _send(connection, {"measurement": measurement.to_json()})
             return bool(_receive(connection).get("go"))
 
@@ -58,8 +57,6 @@ def _serve(connection: Connection, spec: Mapping[str, Any]) -> NoReturn:
             outcome = drain(problem, plan, observe)
         except BaseException as error:
             outcome = failure(error)
-        if os.getpid() != owner:
-            os._exit(0)
         leaves = outcome.reason == "oom"  # a fresh process gives all memory back
         _send(connection, {"outcome": outcome.to_json(), "leaves": leaves})
 
@@ -68,44 +65,47 @@ def _send(connection: Connection, message: Mapping[str, Any]) -> None:
     try:
         connection.send_bytes(json.dumps(message).encode())
     except OSError:
-        _leave(1)
+        _leave()
 
 
 def _receive(connection: Connection) -> dict[str, Any]:
     try:
         message = json.loads(connection.recv_bytes())
     except (EOFError, OSError):
-        _leave(1)
+        _leave()
     assert isinstance(message, dict)
     return message
 
 
-def _leave(code: int) -> NoReturn:
-    """Ends at once: a user's exit handlers and threads must not hold the slot."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+def _leave() -> NoReturn:
+    """Ends at once, with every process the objective left running: none must hold the slot."""
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    if os.getpgrp() == os.getpid():
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+    os._exit(0)
 
 
 def _watch(driver: int, log: str) -> None:
     """Ends this process when the driver is gone, and keeps what the objective prints bounded."""
     while True:
-        time.sleep(0.5)
         if os.getppid() != driver:
-            os._exit(1)
-        try:
+            _leave()
+        with suppress(OSError):
             if Path(log).stat().st_size > LARGEST_LOG:
-                _shorten(Path(log))
-        except OSError:
-            pass
+                shorten(Path(log))
+        time.sleep(0.5)
 
 
-def _shorten(log: Path) -> None:
+def shorten(log: Path) -> None:
+    """Keeps only the end of a log, where what went wrong stands."""
     with log.open("r+b") as file:
-        head = file.read(KEPT_OF_LOG)
+        file.seek(-KEPT_OF_LOG, os.SEEK_END)
+        tail = file.read(KEPT_OF_LOG)
         file.seek(0)
         file.truncate()
-        file.write(head + b"\n... more was printed and is not kept ...\n")
+        file.write(b"... much was printed before this and is not kept ...\n" + tail)
 
 
 def _limit_memory(given: int | None) -> None:
@@ -121,7 +121,3 @@ def _limit_memory(given: int | None) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
     except (ImportError, OSError, ValueError):
         return
-
-
-if __name__ == "__main__":
-    main()

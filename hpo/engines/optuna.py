@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.engines import Engine, Slots
 from hpo.engines._devices import environments
+from hpo.engines._interrupts import Interrupts
 from hpo.engines._process import Worker
 from hpo.trial import Outcome, Plan, drain
 from objectives.training.measurement import Measurement
@@ -28,27 +29,26 @@ GRACE = 30.0
 def run(study: Study, slots: Slots) -> None:
     """Drains trials until the study is done.
 
-    A KeyboardInterrupt stops asking and waits up to 30 s for running trials; a second one, or the
-    end of the wait, leaves them open in the ledger and is raised again.
+    An interrupt stops asking and waits up to 30 s for running trials; a second one, or the end of
+    the wait, leaves them open in the ledger. Then KeyboardInterrupt is raised.
     """
-    if slots.workers == 0:
-        _in_this_process(study)
-        return
-    pool = _Pool(study, slots)
-    try:
-        pool.drain()
-    except KeyboardInterrupt:
-        pool.wind_down(GRACE)
-        raise
-    finally:
-        pool.close()
+    with Interrupts() as interrupts:
+        if slots.workers == 0:
+            _in_this_process(study, interrupts)
+        else:
+            pool = _Pool(study, slots, interrupts)
+            try:
+                pool.drain()
+            finally:
+                pool.close()
+        interrupts.check()
 
 
 ENGINE = Engine(run, "worker processes of this machine (the default)")
 
 
-def _in_this_process(study: Study) -> None:
-    while not study.done():
+def _in_this_process(study: Study, interrupts: Interrupts) -> None:
+    while not study.done() and not interrupts.count:
         study.tick()
         plan = study.ask()
         if plan is None:
@@ -56,11 +56,20 @@ def _in_this_process(study: Study) -> None:
         number = plan.number
 
         def observe(measurement: Measurement, number: int = number) -> bool:
-            study.tick()
-            return study.observe(number, measurement) and study.stopping != "now"
+            with interrupts.raising(False):
+                study.tick()
+                goes_on = study.observe(number, measurement)
+            interrupts.check()
+            return goes_on and study.stopping != "now"
 
-        outcome = drain(study.problem, plan, observe)
-        if outcome.state == "pruned" and study.stopping == "now":
+        try:
+            with interrupts.raising(True):
+                outcome = drain(study.problem, plan, observe)
+        except KeyboardInterrupt:
+            study.leave(number)
+            raise
+        # A trial that did not run to its end because it was told to stop stays open.
+        if outcome.state != "complete" and (interrupts.count or study.stopping == "now"):
             study.leave(number)
         else:
             study.tell(number, outcome)
@@ -76,8 +85,9 @@ class _Slot:
 class _Pool:
     """Worker processes and what each is doing."""
 
-    def __init__(self, study: Study, slots: Slots) -> None:
+    def __init__(self, study: Study, slots: Slots, interrupts: Interrupts) -> None:
         self.study = study
+        self.interrupts = interrupts
         self.limits = slots
         wanted = min(slots.workers, max(1, study.spec.budget.trials))
         self.slots: Sequence[_Slot] = [
@@ -87,17 +97,21 @@ class _Pool:
 
     def drain(self) -> None:
         while not self.study.done() and self.study.stopping != "now":
+            if self.interrupts.count:
+                self._wind_down(GRACE)
+                return
             self._fill()
             self._turn(TICK)
             self._tick()
 
-    def wind_down(self, seconds: float) -> None:
-        """Lets running trials end; raises KeyboardInterrupt at the second interrupt."""
-        self.study.stopping = self.study.stopping or "interrupted"
+    def _wind_down(self, seconds: float) -> None:
+        """Lets running trials end, unless there is a second interrupt."""
+        self.study.stopping = "interrupted"
         self.study.emit("stopping", seconds=seconds, trials=sorted(self.study.running))
         deadline = time.monotonic() + seconds
-        while self.study.running and time.monotonic() < deadline:
+        while self.study.running and self.interrupts.count < 2 and time.monotonic() < deadline:
             self._turn(TICK)
+            self._tick()
 
     def close(self) -> None:
         for slot in self.slots:
@@ -158,6 +172,10 @@ class _Pool:
 
     def _tick(self) -> None:
         now = time.monotonic()
-        if now - self.last_tick > TICK:
-            self.last_tick = now
-            self.study.tick()
+        if now - self.last_tick <= TICK:
+            return
+        self.last_tick = now
+        self.study.tick()
+        for slot in self.slots:
+            if slot.plan is not None and slot.worker is not None and slot.worker.gone():
+                self._lost(slot)

@@ -18,6 +18,8 @@ from search_spaces import plugins
 from search_spaces.errors import HpoError
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from optuna import Study
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
@@ -54,8 +56,9 @@ def load(name: str) -> Sampler:
         return _from_module(name)
     if name in plugins.names(__name__):
         return _sampler(plugins.load(__name__, name, "SAMPLER"), name)
-    if name in _installed():
-        return _sampler(_installed()[name].load(), name)
+    installed = _installed()
+    if name in installed:
+        return _sampler(_loaded(installed[name]), name)
     known = names()
     raise plugins.unknown(
         "sampler", name, known, hint=f"known: {', '.join(known)}", path=("sampler",)
@@ -165,10 +168,24 @@ def _too_many(sampler: Sampler, name: str, request: Request) -> str | None:
     )
 
 
-def _installed() -> dict[str, Any]:
+def _installed() -> dict[str, EntryPoint]:
     from importlib.metadata import entry_points
 
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+
+
+def _loaded(point: EntryPoint) -> object:
+    try:
+        found: object = point.load()
+    except (ImportError, AttributeError) as error:
+        raise HpoError(
+            f"sampler {point.name}: its package cannot be loaded: {error}",
+            hint=f"it is installed as {point.value}; reinstall the package, or ask its authors",
+            code="bad-plugin",
+            found=point.name,
+            path=("sampler",),
+        ) from error
+    return found
 
 
 def _from_module(reference: str) -> Sampler:

@@ -40,6 +40,27 @@ def option(
     return dataclasses.field(default=default, metadata=limits)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Place:
+    """Which option of whom is being read, where it stands in the spec, and its default."""
+
+    owner: str
+    key: str
+    path: tuple[str, ...]
+    default: Any
+
+    def error(self, value: Any, allowed: str) -> HpoError:
+        text = repr(value) if isinstance(value, str) else str(value)
+        shown = "empty" if value is None else text if len(text) <= 60 else f"{text[:57]}..."
+        return HpoError(
+            f"{self.owner}: {self.key} is {shown}; {allowed}",
+            hint=f"leave {self.key} out for its default, {_plain(self.default)}",
+            code="bad-option",
+            found=value,
+            path=(*self.path, self.key),
+        )
+
+
 def read(
     record: type[Record], given: Mapping[str, Any], owner: str, path: tuple[str, ...]
 ) -> Record:
@@ -55,38 +76,32 @@ def read(
         if key not in fields:
             known = f"{owner} knows: {', '.join(fields)}" if fields else f"{owner} has no options"
             raise unknown("option", key, fields, hint=known, path=(*path, str(key)))
-        default = fields[key].default
-        values[key] = _checked(value, hints[key], fields[key].metadata, owner, key, path, default)
+        place = _Place(owner, key, path, fields[key].default)
+        values[key] = _checked(value, hints[key], fields[key].metadata, place)
+    for key, field in fields.items():
+        if key not in values and field.default is field.default_factory is dataclasses.MISSING:
+            hint = f"{owner} knows: {', '.join(fields)}"
+            raise HpoError(f"{owner}: {key} is missing", hint=hint, code="bad-option", path=path)
     try:
         return record(**values)
     except HpoError as error:
         raise error.under(*path) from None
 
 
-def _checked(
-    value: Any,
-    hint: Any,
-    limits: Mapping[str, float | None],
-    owner: str,
-    key: str,
-    path: tuple[str, ...],
-    default: Any,
-) -> Any:
+def _checked(value: Any, hint: Any, limits: Mapping[str, Any], place: _Place) -> Any:
+    """The value as its type says, or the error at its place."""
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     for kind in kinds:
         fits, converted = _as(value, kind)
         if fits:
             break
     else:
-        allowed = " or ".join(_words(kind) for kind in kinds)
-        raise _bad(owner, key, value, f"it must be {allowed}", path, default)
-    if converted is None or isinstance(converted, bool):
-        return converted
-    for name, limit in limits.items():
-        if limit is not None:
-            holds, words = _LIMITS[name]
-            if not holds(converted, limit):
-                raise _bad(owner, key, value, f"it must be {words} {limit:g}", path, default)
+        raise place.error(value, f"it must be {' or '.join(_words(kind) for kind in kinds)}")
+    if isinstance(converted, int | float) and not isinstance(converted, bool):
+        for name, (holds, words) in _LIMITS.items():
+            limit = limits.get(name)
+            if limit is not None and not holds(converted, limit):
+                raise place.error(value, f"it must be {words} {limit:g}")
     return converted
 
 
@@ -111,16 +126,7 @@ def _words(kind: Any) -> str:
     return _WORDS.get(kind) or str(kind)
 
 
-def _bad(
-    owner: str, key: str, value: Any, allowed: str, path: tuple[str, ...], default: Any
-) -> HpoError:
-    text = repr(value) if isinstance(value, str) else str(value)
-    shown = "empty" if value is None else text if len(text) <= 60 else f"{text[:57]}..."
-    by_default = "null" if default is None else str(default).lower()
-    return HpoError(
-        f"{owner}: {key} is {shown}; {allowed}",
-        hint=f"leave {key} out for its default, {by_default}",
-        code="bad-option",
-        found=value,
-        path=(*path, key),
-    )
+def _plain(default: Any) -> str:
+    if isinstance(default, float):
+        return f"{default:g}"
+    return "null" if default is None else str(default).lower()

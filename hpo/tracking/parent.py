@@ -111,7 +111,7 @@ class StudyRun:
         for run in self._cursor.runs.values():
             if not run.parked:
                 with suppress(Refused):  # a run the user has deleted
-                    self._store.log(run.id, tags={"hpo.outcome": "interrupted"})
+                    self._store.tag(run.id, "hpo.outcome", "interrupted")
                     self._store.end(run.id, "KILLED", time)
                 run.parked = True
 
@@ -158,7 +158,7 @@ class StudyRun:
             below = {"mlflow.parentRunId": old}
             while children := self._store.search(self._cursor.experiment_id, below):
                 for child in children:
-                    self._store.log(child, tags={"mlflow.parentRunId": self._cursor.parent})
+                    self._store.tag(child, "mlflow.parentRunId", self._cursor.parent)
             self._store.discard(old)
 
     def _rank(self, ranks: Mapping[str, int]) -> None:
@@ -177,7 +177,7 @@ class StudyRun:
             run = before[1] if before else store.find(cursor.experiment_id, of_trial)
             if run is not None:
                 with suppress(Refused):
-                    store.log(run, tags={"hpo.rank": str(rank)})
+                    store.tag(run, "hpo.rank", str(rank))
                 cursor.ranks[trial] = (rank, run)
 
 

@@ -8,6 +8,7 @@ import hashlib
 import os
 import sys
 import zlib
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -59,11 +60,14 @@ class Images(NamedTuple):
     labels: NDArray[np.uint8]
 
 
-def places() -> list[Path]:
+def places() -> Iterator[Path]:
     """The folders that are looked in, in this order; $HPO_DATA may also be the folder above."""
     own = os.environ.get("HPO_DATA")
-    first = [Path(own).expanduser() / "fashion-mnist", Path(own).expanduser()] if own else []
-    return [*first, SYSTEM, _cache()]
+    if own:
+        yield Path(own).expanduser() / "fashion-mnist"
+        yield Path(own).expanduser()
+    yield SYSTEM
+    yield _cache()
 
 
 def find() -> Path:
@@ -141,7 +145,7 @@ def fetch(folder: Path | None = None, home: str = HOME) -> Path:
             )
         except Exception as error:  # network, disk, checksum: all end the same way for the user
             raise HpoError(
-                f"cannot download {home}{name}: {error}",
+                f"cannot download {home}{name}: {str(error).strip() or type(error).__name__}",
                 hint="check the network, or set HPO_DATA to a folder with the four files; "
                 "on Debian and Ubuntu: apt install dataset-fashion-mnist",
                 code="no-data",

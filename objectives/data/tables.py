@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from objectives.training.fields import require_file
 from search_spaces.errors import HpoError
 from search_spaces.plugins import closest
 
@@ -37,10 +38,7 @@ def read(path: Path) -> "pd.DataFrame":
     """The table in a file; HpoError if there is none, or it cannot be read."""
     import pandas as pd
 
-    if not path.is_file():
-        near = closest(path.name, [p.name for p in path.parent.glob("*")])
-        guess = f", did you mean '{near}'?" if near else ""
-        raise _bad(f"no such file: {path}{guess}", "path", "a CSV or parquet file", near)
+    require_file(path)
     try:
         if path.suffix.lower() in _PARQUET:
             frame = pd.read_parquet(path)
@@ -120,7 +118,7 @@ def _class_numbers(column: "pd.Series[Any]") -> tuple[NDArray[np.int64], tuple[s
             f"{found}, too many for classes", "target", "choose a target whose values repeat"
         )
     numbers = {label: number for number, label in enumerate(labels)}
-    return names.map(numbers).to_numpy(np.int64), labels
+    return np.array(names.map(numbers), dtype=np.int64), labels
 
 
 def _quantities(column: "pd.Series[Any]", train: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -61,7 +61,8 @@ def require_same(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> N
 
 def unfit(path: Path, error: Exception) -> HpoError:
     """The error for a checkpoint that does not fit the model, optimizer or tuner of this run."""
-    return _unusable(path, f"does not fit this run ({str(error).splitlines()[0]})")
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return _unusable(path, f"does not fit this run ({reason})")
 
 
 def _unusable(path: Path, reason: str) -> HpoError:

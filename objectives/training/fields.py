@@ -147,3 +147,18 @@ def share(objective: str, name: str, value: float) -> None:
             found=value,
             path=("objective_options", name),
         )
+
+
+def require_file(path: Path) -> None:
+    """HpoError if the file that a table is to be read from is not there."""
+    if path.is_file():
+        return
+    near = closest(path.name, [other.name for other in path.parent.glob("*")])
+    guess = f", did you mean '{near}'?" if near else ""
+    raise HpoError(
+        f"objective table: no such file: {path}{guess}",
+        hint="path is a CSV or parquet file, seen from the folder you are in",
+        code="no-such-file",
+        suggest=near,
+        path=("objective_options", "path"),
+    )

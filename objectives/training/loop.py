@@ -13,7 +13,7 @@ from objectives.training.evaluation import evaluate
 from objectives.training.measurement import Measurement
 from objectives.training.options import Training
 from objectives.training.randomness import GlobalStreams
-from objectives.training.state import Run
+from objectives.training.state import Run, Setting
 from objectives.training.stopping import Patience
 from objectives.training.task import Task, classes_of, locked, splits_of, task_name
 from objectives.training.tuner import Tuner
@@ -37,26 +37,23 @@ def train(
 ) -> Generator[Measurement]:
     """Trains a task's model under a tuner's knobs; yields `training.evaluations` Measurements.
 
-    Metrics: train_loss (the task's loss as trained, without penalty, mean since the last
-    measurement), val_loss and val_error (class targets), holdout_loss and holdout_error where the
-    task has a split "selection", and the task's own metrics with these prefixes. The test split
-    stays locked.
+    Metrics: train_loss (mean since the last measurement, without penalty), val_loss, val_error
+    (class targets); holdout_loss and holdout_error where there is a split "selection"; the task's
+    own metrics with these prefixes. The test split stays locked.
 
     Closing the generator ends the run and takes every hook off the model. If the loss stops being a
-    finite number, the last measurement has a val_loss of nan. Global generators are left as they
-    were.
+    finite number, the last measurement has nan in it. Global generators are left as they were.
 
-    checkpoint: a file from which a killed run goes on, first giving again the measurements it had
-    already given; on a CPU the numbers equal those of an uninterrupted run bit for bit.
-    checkpoint_seconds: see `Saver`. Errors (HpoError) come with the first `next`.
+    checkpoint: a file from which a killed run goes on, first giving its measurements again; on a
+    CPU it then equals an uninterrupted run bit for bit. checkpoint_seconds: see `Saver`. Errors
+    (HpoError) come with the first `next`.
     """
-    where = _device(device)
-    task = locked(task)
-    streams = GlobalStreams(seed, where)
+    setting = Setting(locked(task), regularizers, tuner, training, seed, _device(device))
+    streams = GlobalStreams(seed, setting.device)
     run: Run | None = None
     try:
         with streams.active():
-            run = Run(task, regularizers, tuner, training, seed, where, streams)
+            run = Run(setting, streams)
             run.begin()
             trial = _Trial(run, checkpoint, checkpoint_seconds)
         yield from trial.history
@@ -146,7 +143,9 @@ class _Trial:
             self._patience.load_state_dict(content["patience"])
             self.history = [Measurement.from_json(data) for data in content["history"]]
             self.done = content["done"]
-        except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise checkpoints.unfit(path, error) from error
 
 

@@ -68,6 +68,7 @@ class Regularization:
         self._rng = rng
         self._in_force: Knobs | None = None
         self._soft_for: str | None = None  # found out at the first batch; empty: nobody
+        self._seen_classes = False
         for name, regularizer in self._regularizers.items():
             for knob in regularizer.knobs:
                 self._check(name, regularizer, knob, point)
@@ -124,8 +125,7 @@ class Regularization:
 
         Of a batch hook only trying says whether it leaves the targets alone.
         """
-        numbers = batch.targets.long().clamp(min=0)
-        soft = nn.functional.one_hot(numbers).to(torch.get_default_dtype())
+        soft = torch.zeros(len(batch.targets), 2, device=batch.targets.device)
         for name, regularizer in self._regularizers.items():
             if regularizer.target is not None:
                 return name
@@ -145,7 +145,10 @@ class Regularization:
                 code="bad-task",
             )
         numbers = targets.long()
-        low, high = int(numbers.min()), int(numbers.max())
+        # Looking at numbers makes the host wait for a GPU: there only the first batch is checked.
+        look = numbers.device.type == "cpu" or not self._seen_classes
+        self._seen_classes = True
+        low, high = (int(numbers.min()), int(numbers.max())) if look else (0, 0)
         if low < 0 or high >= self._classes:
             raise HpoError(
                 f"objective {task_name(self._task)}: found class {low if low < 0 else high}, "

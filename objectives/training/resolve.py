@@ -62,7 +62,7 @@ def _found(reference: str, owner: str) -> Any:
         return plugins.load("objectives", reference, "OBJECTIVE")
     for point in _entry_points():
         if point.name == reference:
-            with _their_import(point.value, owner):
+            with _their_import(point.module, owner):
                 return point.load()
     if reference.endswith(".py") or "." in reference:
         place = reference.rstrip(":")

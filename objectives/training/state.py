@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,18 @@ from search_spaces.errors import HpoError
 from search_spaces.regularizer import Batch, Regularizer
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What is trained, under whose knobs, how, from which seed, and where."""
+
+    task: Task
+    regularizers: Mapping[str, Regularizer]
+    tuner: Tuner
+    training: Training
+    seed: int
+    device: torch.device
+
+
 class Run:
     """A model in training.
 
@@ -31,17 +44,9 @@ class Run:
     weights may replace. Randomness: `noise` is the generator of the regularizers' draws.
     """
 
-    def __init__(
-        self,
-        task: Task,
-        regularizers: Mapping[str, Regularizer],
-        tuner: Tuner,
-        training: Training,
-        seed: int,
-        device: torch.device,
-        streams: GlobalStreams,
-    ) -> None:
-        self.task, self.tuner, self.training = task, tuner, training
+    def __init__(self, setting: Setting, streams: GlobalStreams) -> None:
+        task, seed, device = setting.task, setting.seed, setting.device
+        self.task, self.tuner, self.training = task, setting.tuner, setting.training
         self.seed, self.device, self.step = seed, device, 0
         self.streams = streams
         self.noise = torch.Generator(device).manual_seed(derived_seed(seed, "noise"))
@@ -53,9 +58,9 @@ class Run:
                 code="bad-task",
             )
         self.effective: Callable[[], Mapping[str, Tensor]] = lambda: self.parameters
-        self.optimizer = build_optimizer(self.parameters.values(), training)
+        self.optimizer = build_optimizer(self.parameters.values(), self.training)
         self.regularization = Regularization(
-            task, self.model, regularizers, tuner.point(0.0), self.noise
+            task, self.model, setting.regularizers, self.tuner.point(0.0), self.noise
         )
         self.cost = {"gradients": 0.0, "examples": 0.0, "seconds": 0.0}
         self._batches = {
@@ -187,6 +192,6 @@ def restored_model(task: Task, path: Path) -> nn.Module:
     try:
         model = build_model(task, int(content["trial"]["seed"]))
         model.load_state_dict(content["run"]["model"])
-    except (KeyError, TypeError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise checkpoints.unfit(path, error) from error
     return model

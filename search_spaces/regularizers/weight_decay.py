@@ -30,7 +30,7 @@ def decay(parameters: list[Tensor], h: Strengths, learning_rate: float) -> None:
 REGULARIZER = Regularizer(
     knobs={
         "weight_decay": Float(
-            1e-6, 1e-1, scale="log", start=1e-4, off=0.0, limits=(0.0, float("inf"))
+            1e-5, 10.0, scale="log", start=1e-2, off=0.0, limits=(0.0, float("inf"))
         )
     },
     optimizer=decay,

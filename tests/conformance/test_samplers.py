@@ -106,14 +106,15 @@ def test_points_are_in_range_and_repeat_with_the_seed(name: str) -> None:
             assert type(value) in (bool, int, float, str), (key, type(value))
 
 
+@pytest.mark.parametrize("first", [7, 14])
 @pytest.mark.parametrize("name", NAMES)
-def test_resumed_equals_uninterrupted(name: str, tmp_path: Path) -> None:
-    """7 trials and 9 more by another process are the 16 of one study."""
+def test_resumed_equals_uninterrupted(name: str, first: int, tmp_path: Path) -> None:
+    """7 trials and 9 more by another study object are the 16 of one study; so are 14 and 2."""
     whole = _drive(_study(tmp_path / "whole"), name, range(TRIALS), seed=7)
-    parts = _drive(_study(tmp_path / "parts"), name, range(7), seed=7)
+    parts = _drive(_study(tmp_path / "parts"), name, range(first), seed=7)
     again = _study(tmp_path / "parts")
-    assert len(again.trials) == 7
-    parts += _drive(again, name, range(7, TRIALS), seed=7)
+    assert len(again.trials) == first
+    parts += _drive(again, name, range(first, TRIALS), seed=7)
     assert parts == whole
 
 

@@ -1,0 +1,213 @@
+"""A study and its trials as `hpo show` tells them, in lines and as documents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from hpo.errors import HpoError, printable
+from hpo.ledger import TrialRecord
+from hpo.result import Result
+from hpo.spool import Spool
+from hpo.summary import first_line
+from hpo.wording import duration, knob, number, shown, table, terminal_width, without
+
+TAIL = 300_000  # bytes of the events in which the last word of a running trial is looked for
+
+
+def trial(result: Result, number: int) -> TrialRecord:
+    """The trial of this number. Raises HpoError if there is none."""
+    record = next((r for r in result.records if r.number == number), None)
+    if record is None or record.state == "waiting":
+        begun = [r.number for r in result.records if r.state != "waiting"]
+        raise HpoError(
+            f"study {result.spec.name} has no trial {number}",
+            hint=f"it has trials 0 to {max(begun)}" if begun else "no trial has begun yet",
+            code="unknown-trial",
+            found=number,
+        )
+    return record
+
+
+def document(result: Result) -> dict[str, Any]:
+    """The whole study as plain data."""
+    rows = [
+        {
+            "rank": rank,
+            "trial": record.number,
+            "value": record.value,
+            "holdout": record.holdout,
+            "step": record.step,
+            "start": dict(record.coordinates),
+            "seconds": record.seconds,
+        }
+        for rank, record in enumerate(result.ranked, start=1)
+    ]
+    failures = [
+        {"trial": r.number, "reason": r.reason, "message": r.message}
+        for r in result.records
+        if r.state == "failed"
+    ]
+    return {**result.summary(), "leaderboard": rows, "failures": failures}
+
+
+def lines(result: Result, top: int) -> list[str]:
+    """Status, best, leaderboard and failures."""
+    spec, now = result.spec, result.state
+    counts: dict[str, int] = {}
+    for record in result.records:
+        word = "left open" if record.state == "running" and now != "running" else record.state
+        if word != "waiting":
+            counts[word] = counts.get(word, 0) + 1
+    counted = ", ".join(f"{count} {word}" for word, count in sorted(counts.items()))
+    text = [
+        f"study {spec.name}   objective {spec.objective}   sampler {spec.sampler}   {now}",
+        f"trials      {result.ended} of {spec.budget.trials} ended ({counted or 'none yet'})",
+        *_best(result),
+        f"folder      {shown(result.folder.path)}",
+    ]
+    if now == "running":
+        text += _running(result)
+    if result.ranked:
+        text += ["", *_leaderboard(result, top)]
+    return text + _failures(result)
+
+
+def _best(result: Result) -> list[str]:
+    best, start = result.best, result.start
+    if best is None:
+        return []
+    reached = ""
+    if start is not None and start.value is not None and start.number != best.number:
+        reached = f" (start values reached {number(start.value)})"
+    held = "" if best.holdout is None else f"   hold-out {number(best.holdout)}"
+    metric = result.spec.metric
+    return [f"best        trial {best.number}, {metric} {number(best.value)}{reached}{held}"]
+
+
+def _running(result: Result) -> list[str]:
+    """The last word of each trial that runs now."""
+    running = {r.number for r in result.records if r.state == "running"}
+    spool, metric = Spool(result.folder.spool), result.spec.metric
+    last: dict[int, str] = {}
+    for _, event in spool.read(max(0, spool.size() - TAIL)):
+        if event["event"] == "measurement" and event["trial"] in running:
+            value = event["metrics"].get(metric)
+            said = "" if value is None else f", {metric} {number(value)}"
+            last[event["trial"]] = f" at {event['progress']:.0%} (step {event['step']}{said})"
+    return [f"running     trial {n}{last.get(n, ' has begun')}" for n in sorted(running)]
+
+
+def _leaderboard(result: Result, top: int) -> list[str]:
+    knobs = result.space.coordinates()
+    held = any(record.holdout is not None for record in result.ranked)
+    header = ["rank", "trial", result.spec.metric, *(["hold-out"] if held else []), "best step"]
+    header = [*header, *knobs, "time"]
+    rows = [
+        [
+            str(rank),
+            str(r.number),
+            number(r.value),
+            *([number(r.holdout) if r.holdout is not None else "-"] if held else []),
+            str(r.step),
+            *(knob(knobs[n], r.coordinates[n]) if n in r.coordinates else "-" for n in knobs),
+            duration(r.seconds),
+        ]
+        for rank, r in enumerate(result.ranked[:top], start=1)
+    ]
+    kept, fitting, gone = without(header, rows, list(knobs), terminal_width())
+    text = table(kept, fitting)
+    hidden = len(result.ranked) - top
+    if hidden > 0:
+        text.append(f"… {hidden} more: --top {len(result.ranked)}, or --csv")
+    if gone:
+        text.append(f"… too narrow for {', '.join(gone)}: --csv")
+    return text
+
+
+def _failures(result: Result) -> list[str]:
+    groups: dict[str, list[int]] = {}
+    for record in result.records:
+        if record.state == "failed":
+            message = first_line(record.message or record.reason)
+            groups.setdefault(message, []).append(record.number)
+    text = []
+    for message, numbers in sorted(groups.items(), key=lambda group: -len(group[1])):
+        text.append(f"  {len(numbers)} x  {message}   ({_numbers(numbers)})")
+    retried = [record for record in result.records if record.attempts]
+    for record in retried[:8]:
+        reasons = ", ".join(str(attempt["reason"]) for attempt in record.attempts)
+        text.append(f"  trial {record.number} was tried again after: {reasons}")
+    if len(retried) > 8:
+        text.append(f"  … {len(retried) - 8} more were tried again")
+    return ["", "failures", *text] if text else []
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    listed = ", ".join(map(str, numbers[:8])) + (", …" if len(numbers) > 8 else "")
+    return f"{'trial' if len(numbers) == 1 else 'trials'} {listed}"
+
+
+def trial_document(result: Result, record: TrialRecord) -> dict[str, Any]:
+    """One trial as plain data."""
+    return {
+        "study": result.spec.name,
+        "trial": asdict(record),
+        "schedule": result.schedule_of(record).to_json(),
+        "traceback": _traceback(result, record),
+    }
+
+
+def trial_lines(result: Result, record: TrialRecord) -> list[str]:
+    """One trial in full: values, knobs, metrics, earlier attempts, traceback."""
+    worker = f"   on {record.worker}" if record.worker else ""
+    text = [f"trial {record.number}   {record.state}   {duration(record.seconds)}{worker}"]
+    if record.value is not None:
+        text.append(f"{result.spec.metric}   {number(record.value)} at step {record.step}")
+    if record.holdout is not None:
+        text.append(f"hold-out   {number(record.holdout)}")
+    text += _knobs(result, record) + _metrics(record)
+    for attempt in record.attempts:
+        message = first_line(str(attempt["message"]))
+        text.append(f"tried before: {attempt['reason']}: {message}")
+    if record.message:
+        text += ["", printable(record.message)]
+    trace = _traceback(result, record)
+    return [*text, "", printable(trace).rstrip()] if trace else text
+
+
+def _knobs(result: Result, record: TrialRecord) -> list[str]:
+    domains = result.space.coordinates()
+    rows = [[name, knob(domains.get(name), value)] for name, value in record.coordinates.items()]
+    rows += [[f"{name} (fixed)", number(value)] for name, value in result.fixed.items()]
+    return ["", *table(["knob", "value"], rows, left=["knob"])] if rows else []
+
+
+def _metrics(record: TrialRecord) -> list[str]:
+    """Each metric at the best step and at the last one, then what the trial cost."""
+    names = dict.fromkeys(
+        name.partition("/")[2] for name in record.metrics if name.startswith(("best/", "final/"))
+    )
+    names.pop("step", None)
+    rows = [
+        [name, *(_metric(record, f"{when}/{name}") for when in ("best", "final"))] for name in names
+    ]
+    text = ["", *table(["metric", "best", "final"], rows, left=["metric"])] if rows else []
+    costs = {
+        name.partition("/")[2]: value
+        for name, value in record.metrics.items()
+        if name.startswith("cost/")
+    }
+    if costs:
+        text += ["", "cost   " + "   ".join(f"{value:g} {name}" for name, value in costs.items())]
+    return text
+
+
+def _metric(record: TrialRecord, name: str) -> str:
+    return number(record.metrics[name]) if name in record.metrics else "-"
+
+
+def _traceback(result: Result, record: TrialRecord) -> str:
+    file = result.folder.trial(record.number) / "error.txt"
+    return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""

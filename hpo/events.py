@@ -1,0 +1,72 @@
+"""The events of a trial, as plain data for the spool and for everything that listens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hpo.spec import StudySpec
+from hpo.trial import Outcome, Plan
+from objectives.training.measurement import Measurement
+from search_spaces.schedule import Schedule
+
+
+def start(spec: StudySpec, plan: Plan) -> dict[str, Any]:
+    """An attempt begins: the point it starts from."""
+    return {
+        "event": "start",
+        "trial": plan.number,
+        "attempt": plan.attempt,
+        "params": Schedule.from_json(plan.schedule).at(0.0),
+        "tags": {
+            "hpo.study": spec.name,
+            "hpo.sampler": spec.sampler,
+            "hpo.seed": str(spec.seed),
+        },
+    }
+
+
+def measured(plan: Plan, measurement: Measurement) -> dict[str, Any]:
+    """An attempt reached a step."""
+    return {
+        "event": "measurement",
+        "trial": plan.number,
+        "attempt": plan.attempt,
+        "step": measurement.step,
+        "progress": measurement.progress,
+        "metrics": measurement.metrics,
+        "point": dict(measurement.point),
+    }
+
+
+def retry(plan: Plan, outcome: Outcome, step: int | None) -> dict[str, Any]:
+    """An execution failed and the trial is run again."""
+    return {
+        "event": "retry",
+        "trial": plan.number,
+        "attempt": plan.attempt,
+        "reason": outcome.reason,
+        "message": outcome.message,
+        "step": step,
+    }
+
+
+def end(
+    number: int, attempt: int, outcome: Outcome, metrics: Mapping[str, float]
+) -> dict[str, Any]:
+    """An attempt is over."""
+    return {
+        "event": "end",
+        "trial": number,
+        "attempt": attempt,
+        "outcome": outcome.state,
+        "reason": outcome.reason,
+        "message": outcome.message,
+        "metrics": {**metrics, "seconds": round(outcome.seconds, 3)},
+        "tags": {"hpo.worker": outcome.worker} if outcome.worker else {},
+    }
+
+
+def best(number: int, value: float) -> dict[str, Any]:
+    """A trial ended better than all before it."""
+    return {"event": "best", "trial": number, "step": number, "value": value}

@@ -1,0 +1,104 @@
+"""The lines a study begins with, those of trials that ended, and the block it ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpo._version import __version__
+from hpo.errors import printable
+from hpo.problem import Problem
+from hpo.wording import (
+    describe,
+    duration,
+    knob,
+    mlruns_option,
+    number,
+    plural,
+    shown,
+    wrapped,
+)
+
+if TYPE_CHECKING:
+    from hpo.result import Result
+
+LONGEST_MESSAGE = 200
+
+
+def header(problem: Problem, folder: Path, slots: str) -> list[str]:
+    """Objective, sampler, knobs, budget and folder, in a few lines."""
+    spec = problem.spec
+    note = getattr(problem.target, "note", "")
+    objective = f"{spec.objective} ({note})" if note else spec.objective
+    budget = plural(spec.budget.trials, "trial")
+    if problem.training is not None:
+        budget += f" x {problem.training.steps} steps"
+    if spec.seeds > 1:
+        budget += f" x {spec.seeds} seeds"
+    if spec.budget.time:
+        budget += f", none begins after {duration(spec.budget.time)}"
+    if spec.budget.plateau:
+        budget += f", until {spec.budget.plateau} in a row are no better"
+    lines = [
+        f"hpo {__version__}   study {spec.name}   objective {objective}   sampler {spec.sampler}"
+        f"   {slots}",
+        *wrapped("knobs", [f"{name} {describe(domain)}" for name, domain in problem.space.items()]),
+    ]
+    if problem.fixed:
+        domains = problem.fixed_domains
+        held = [f"{name} {knob(domains[name], value)}" for name, value in problem.fixed.items()]
+        lines += wrapped("fixed", held)
+    lines.append(f"budget      {budget}        folder {shown(folder)}")
+    return lines + [f"note        {note}" for note in problem.notes]
+
+
+def ending(event: Mapping[str, Any], metric: str) -> str:
+    """The permanent line of a trial that ended."""
+    trial = f"trial {event['trial']}"
+    seconds = duration(event["metrics"].get("seconds", 0.0))
+    best = event["metrics"].get(f"best/{metric}")
+    if event["outcome"] == "failed":
+        return f"{trial}   failed   {first_line(event['message'] or event['reason'])}   {seconds}"
+    word = "done" if event["outcome"] == "complete" else "pruned"
+    value = "" if best is None else f"   {metric} {number(best)}"
+    return f"{trial}   {word}{value}   {seconds}"
+
+
+def first_line(message: str) -> str:
+    """What a line has room for of a message that came from elsewhere."""
+    line = printable(message.strip().splitlines()[0]) if message.strip() else ""
+    return line if len(line) <= LONGEST_MESSAGE else line[: LONGEST_MESSAGE - 1] + "…"
+
+
+def closing(result: Result) -> list[str]:
+    """The block a study ends with: best against start, where things are, the next commands."""
+    best, spec, start = result.best, result.spec, result.start
+    if best is None:
+        return ["", f"no trial has completed yet   folder {shown(result.folder.path)}"]
+    text = f"trial {best.number}, {spec.metric} {number(best.value)}"
+    held = "" if best.holdout is None else number(best.holdout)
+    if start is not None and start.number == best.number:
+        text += ": these are the start values, nothing better was found"
+    elif start is not None and start.value is not None:
+        text += f" (start values reached {number(start.value)})"
+        held += f" (start values {number(start.holdout)})" if start.holdout is not None else ""
+    lines = ["", f"best      {text}"]
+    if held:
+        lines.append(f"hold-out  {held}: what trials are ranked by")
+    option = mlruns_option(result.folder.mlruns)
+    if result.ended < spec.budget.trials:
+        more = f"hpo run --resume --name {spec.name}{option}"
+        lines.append(
+            f"ended     after {result.ended} of {spec.budget.trials} trials   continue:  {more}"
+        )
+    lines.append(f"schedule  {shown(result.folder.schedule)}")
+    if spec.mlflow:
+        where = spec.tracking_uri or shown(result.folder.mlruns / "mlflow.db")
+        lines.append(f"mlflow    {printable(where)}")
+    commands = {"hpo schedule": "look at what was discovered", "hpo show": "every trial"}
+    if spec.mlflow:
+        commands["hpo ui"] = "compare the runs in MLflow"
+    width = max(len(command) for command in commands) + len(option) + 6
+    following = [f"{command + option:{width}}{why}" for command, why in commands.items()]
+    return lines + [f"{'next' if i == 0 else '':10}{line}" for i, line in enumerate(following)]
