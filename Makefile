@@ -1,23 +1,30 @@
 # Two commands on a fresh machine with Python 3.11+ and make:  make quickstart,  make test
 PYTHON ?= python3
+# What is given to pip for torch: a version, a wheel, or options that name another source of it.
+TORCH ?= torch
 BIN := .venv/bin
 READY := .venv/.ready
+TOOLS := .venv/.tools
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
+STARTED = $(wildcard mlruns/studies/quickstart/spec.yaml)
 
 .PHONY: quickstart test test-fast lint data bench clean
 
+# A second time it continues the study, and says how it ended if it is finished.
 quickstart: $(READY)
-	$(BIN)/hpo run
+	$(BIN)/hpo run $(if $(STARTED),--resume --name quickstart)
+	@echo "          . $(BIN)/activate      then hpo is a command of this shell"
 
-test: $(READY) data
+test: $(TOOLS) data
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-test-fast: $(READY)
+test-fast: $(TOOLS)
 	$(BIN)/pytest -m "not slow and not browser" -n 2
 
-lint: $(READY)
+lint: $(TOOLS)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/mypy
@@ -30,11 +37,16 @@ bench: $(READY)
 
 # torch comes first and by its exact version: a later step must not choose another build of it.
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "this is Python %d.%d, 3.11 or newer is needed: make PYTHON=python3.11 ..." % sys.version_info[:2])'
+	@echo "making .venv: some minutes and gigabytes, once; torch is most of it"
+	@$(PYTHON) -m venv .venv
+	$(INSTALL) $(TORCH)
+	$(INSTALL) --editable .
+	@touch $@
+
+$(TOOLS): $(READY)
+	$(INSTALL) --editable ".[dev]"
+	@touch $@
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -70,18 +70,31 @@ def exit_code(error: HpoError) -> int:
 
 def render(error: HpoError) -> str:
     """The error as a user reads it: place and message, the line with a caret, what to do."""
-    if not isinstance(error, SpecError) or not error.line:
+    if isinstance(error, SpecError) and error.line:
+        lines = [f"{error.file}:{error.line}:{error.column}: {error.message}", *_pointed(error)]
+    else:
         file = f"{error.file}: " if isinstance(error, SpecError) and error.file else ""
-        return printable(f"{file}{error}")
-    lines = [f"{error.file}:{error.line}:{error.column}: {error.message}"]
-    if error.snippet:
-        before, shown = _window(error.snippet, error.column)
-        width = max(1, min(error.width, len(shown) - before))
-        lines.append(f"{error.line:5} | {shown}")
-        lines.append(f"      | {' ' * before}{'^' * width}")
-    if error.hint:
-        lines.append(error.hint)
+        lines = [f"{file}{error.message}"]
+    for line in error.hint.splitlines():
+        lines += _folded(line)
     return printable("\n".join(lines))
+
+
+def _pointed(error: SpecError) -> list[str]:
+    if not error.snippet:
+        return []
+    before, shown = _window(error.snippet, error.column)
+    width = max(1, min(error.width, len(shown) - before))
+    return [f"{error.line:5} | {shown}", f"      | {' ' * before}{'^' * width}"]
+
+
+def _folded(line: str) -> list[str]:
+    """A list of what is known on lines that fit a screen; anything else as it is."""
+    if not line.startswith("known: ") or len(line) <= WIDEST:
+        return [line]
+    import textwrap
+
+    return textwrap.wrap(line, WIDEST, subsequent_indent=" " * 7, break_on_hyphens=False)
 
 
 def _window(line: str, column: int) -> tuple[int, str]:

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hpo.document import Document
 from hpo.errors import HpoError, SpecError, exit_code
-from hpo.yamlfile import Document, scalar
+from hpo.yamlfile import scalar
 from search_spaces import presets
 
 # The keys of a knob in a study file; a name of a knob may hold dots, and even such a word.
@@ -134,7 +135,7 @@ def _opened(value: Any, change: Override, key: str) -> dict[str, Any]:
     raise SpecError(f"{change.origin}: {key} is {value!r}, which holds no keys", code="set")
 
 
-def located(error: HpoError, document: Document, overrides: Sequence[Override]) -> HpoError:
+def located(error: HpoError, document: Document, overrides: Sequence[Override] = ()) -> HpoError:
     """`error` with its place: the option that set the value, or file, line and column."""
     error = blamed(error, document.data, overrides)
     if isinstance(error, SpecError) or not error.path:

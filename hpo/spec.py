@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from hpo.document import Document
 from hpo.errors import HpoError
 from hpo.overrides import Override, laid_over, located
-from hpo.yamlfile import Document
 from search_spaces.plugins import closest
 
 _DURATION = re.compile(r"^(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?$")
@@ -111,6 +111,9 @@ def parse(document: Document, overrides: Sequence[Override] = ()) -> StudySpec:
     """
     try:
         data = laid_over(document.data, overrides)
+    except HpoError as error:  # what the file holds cannot be laid over
+        raise located(error, document) from None
+    try:
         return from_mapping(data, default_name=_stem(document.name))
     except HpoError as error:
         raise located(error, document, overrides) from None

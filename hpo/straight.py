@@ -6,10 +6,10 @@ import math
 from itertools import pairwise
 from typing import TypeAlias
 
-from search_spaces.domains import Choice, Domain, Int, Value, units
+from search_spaces.domains import Choice, Domain, Int, Point, Value, units
 from search_spaces.schedule import Schedule
 
-Row: TypeAlias = tuple[float, dict[str, Value]]
+Row: TypeAlias = tuple[float, Point]
 
 FINEST = 1e-6  # of the training: how exactly the place of a jump is met
 MOST = 20_000
@@ -19,7 +19,7 @@ def points(schedule: Schedule, tolerance: float) -> list[Row]:
     """Progress and point, from 0 to 1. Lines between neighbours (in the values themselves) leave
     the schedule by at most `tolerance` of each range; what cannot be between two values, such as a
     choice, keeps the first until the second."""
-    first = (0.0, _plain(schedule.at(0.0)))
+    first: Row = (0.0, _plain(schedule.at(0.0)))
     if not schedule.moving(0.0):
         return [first]
     turns = {
@@ -41,7 +41,7 @@ def _between(
 ) -> None:
     """Adds rows up to and with `end`, halving the stretch until a straight line follows it.
 
-    The last value before a jump at `end` gets a row of its own.
+    A jump of a choice or a whole number gets a row before and a row after it.
     """
     waiting = [(start, end)]
     while waiting:
@@ -52,18 +52,47 @@ def _between(
             middle = (low + high) / 2
             waiting += [(middle, high), (low, middle)]
             continue
+        if wide and _steps(schedule, rows[-1][1], before):
+            last, first = _jump(schedule, low, high)
+            places = (last, first) if last > low else (first,)
+            rows += [(place, _plain(schedule.at(place))) for place in places]
+            if first < high:
+                waiting.append((first, high))
+            continue
         after = _plain(schedule.at(high))
-        if not _near(schedule, before, after, tolerance):
+        if not _near(schedule, before, after, tolerance) or _steps(schedule, before, after):
             rows.append((math.nextafter(high, low), before))
         rows.append((high, after))
 
 
+def _jump(schedule: Schedule, low: float, high: float) -> tuple[float, float]:
+    """The places just before and just after the first jump between the two."""
+    first = _plain(schedule.at(low))
+    while high - low > FINEST:
+        middle = (low + high) / 2
+        if _steps(schedule, first, _plain(schedule.at(middle))):
+            high = middle
+        else:
+            low = middle
+    return low, high
+
+
+def _steps(schedule: Schedule, one: Point, other: Point) -> bool:
+    """Whether a knob that has nothing between its values has two different ones here."""
+    return any(
+        one[name] != other[name]
+        for name, domain in schedule.space.items()
+        if isinstance(domain, Choice | Int)
+    )
+
+
 def _straight(schedule: Schedule, first: Row, last: Row, tolerance: float) -> bool:
+    """Whether the knobs with real values run along the line between two rows."""
     (low, before), (high, after) = first, last
-    for share in (0.25, 0.5, 0.75, 1.0):
-        place = low + share * (high - low) if share < 1.0 else math.nextafter(high, low)
+    for share in (0.25, 0.5, 0.75):
         drawn = {name: _on_line(value, after[name], share) for name, value in before.items()}
-        if not _near(schedule, drawn, _plain(schedule.at(place)), tolerance):
+        there = _plain(schedule.at(low + share * (high - low)))
+        if not _near(schedule, drawn, there, tolerance):
             return False
     return True
 
@@ -76,20 +105,16 @@ def _on_line(low: Value, high: Value, share: float) -> Value:
     return low
 
 
-def _near(
-    schedule: Schedule, one: dict[str, Value], other: dict[str, Value], tolerance: float
-) -> bool:
-    return all(_close(schedule.space[n], one[n], other[n], tolerance) for n in one)
+def _near(schedule: Schedule, one: Point, other: Point, tolerance: float) -> bool:
+    return all(_close(domain, one[n], other[n], tolerance) for n, domain in schedule.space.items())
 
 
 def _close(domain: Domain, one: Value, other: Value, tolerance: float) -> bool:
-    if one == other:
+    if one == other or isinstance(domain, Choice | Int):
         return True
-    if isinstance(domain, Choice | Int):
-        return False
     pairs = zip(units(domain, one), units(domain, other), strict=True)
     return all(abs(a - b) <= tolerance for a, b in pairs)
 
 
-def _plain(point: dict[str, Value]) -> dict[str, Value]:
+def _plain(point: Point) -> dict[str, Value]:
     return {name: tuple(v) if isinstance(v, list) else v for name, v in point.items()}

@@ -21,6 +21,7 @@ from hpo.wording import (
 )
 
 if TYPE_CHECKING:
+    from hpo.ledger import TrialRecord
     from hpo.result import Result
 
 LONGEST_MESSAGE = 200
@@ -71,6 +72,15 @@ def first_line(message: str) -> str:
     return line if len(line) <= LONGEST_MESSAGE else line[: LONGEST_MESSAGE - 1] + "…"
 
 
+def against_start(start: TrialRecord | None, best: int) -> str:
+    """What the trial of the start values came to, in brackets behind what the best one did."""
+    if start is None or start.number == best:
+        return ""
+    if start.state == "failed":
+        return " (start values failed)"
+    return "" if start.value is None else f" (start values reached {number(start.value)})"
+
+
 def closing(result: Result) -> list[str]:
     """The block a study ends with: best against start, where things are, the next commands."""
     best, spec, start = result.best, result.spec, result.start
@@ -80,9 +90,10 @@ def closing(result: Result) -> list[str]:
     held = "" if best.holdout is None else number(best.holdout)
     if start is not None and start.number == best.number:
         text += ": these are the start values, nothing better was found"
-    elif start is not None and start.value is not None:
-        text += f" (start values reached {number(start.value)})"
-        held += f" (start values {number(start.holdout)})" if start.holdout is not None else ""
+    else:
+        text += against_start(start, best.number)
+    if held and start is not None and start.holdout is not None and start.number != best.number:
+        held += f" (start values {number(start.holdout)})"
     lines = ["", f"best      {text}"]
     if held:
         lines.append(f"hold-out  {held}: what trials are ranked by")

@@ -33,6 +33,17 @@ def number(value: Any) -> str:
     return f"{value:#.3g}" if abs(value) < 100 else f"{value:.1f}"
 
 
+def column(values: Sequence[float | None]) -> list[str]:
+    """Numbers below each other with as many decimals as the one that needs most; - for none."""
+    texts = [number(value) for value in values if value is not None]
+    places = max((len(text.partition(".")[2]) for text in texts), default=0)
+    alike = all(text.replace(".", "", 1).lstrip("-").isdigit() for text in texts)
+    return [
+        "-" if value is None else f"{value:.{places}f}" if alike else number(value)
+        for value in values
+    ]
+
+
 def knob(domain: Domain | None, value: Any) -> str:
     """A knob's value with as many digits as its range deserves, the same for all its values."""
     if isinstance(value, tuple | list):

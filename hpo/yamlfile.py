@@ -2,73 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpo.errors import HpoError, SpecError, exit_code
+from hpo.document import TOP, Document, Path_, Place, line_of
+from hpo.errors import SpecError
 
 LARGEST_FILE = 200_000
 MOST_NODES = 20_000
 DEEPEST = 40
 
-Path_ = tuple[str | int, ...]
-
-# Where the value at a place ends on its line: quoted text, or all up to a comma, bracket, comment.
-_TOKEN = re.compile(r""""(?:[^"\\]|\\.)*"|'[^']*'|[\[{]|(?:[^,\]}#\s]|[^\S\n](?=[^,\]}#\s]))+""")
 _PLAIN_TAGS = {"", "!!map", "!!seq", "!!str", "!!int", "!!float", "!!bool", "!!null"}
-
-
-@dataclass(frozen=True)
-class Place:
-    """Line and column, from 1, of a key and of its value."""
-
-    key: tuple[int, int]
-    value: tuple[int, int]
-
-
-_TOP = Place((1, 1), (1, 1))
-
-
-@dataclass(frozen=True)
-class Document:
-    """Plain data of one YAML text. `places` maps the path of a key to where it stands."""
-
-    name: str
-    text: str
-    data: dict[str, Any] = field(default_factory=dict)
-    places: Mapping[Path_, Place] = field(default_factory=dict)
-
-    def locate(self, error: HpoError) -> SpecError:
-        """`error` with file, line and column, found by its path; the nearest known parent.
-
-        A value that was found wrong is pointed at; a key, where it is the key that is wrong or
-        nothing was said about the value alone.
-        """
-        path: Path_ = tuple(error.path)
-        while path and path not in self.places:
-            path = path[:-1]
-        located = SpecError(
-            error.message,
-            hint=error.hint,
-            code=error.code,
-            found=error.found,
-            suggest=error.suggest,
-            path=error.path,
-        )
-        located.file, located.status = self.name, exit_code(error)
-        if path:
-            place, key = self.places[path], str(path[-1])
-            whole = error.found is None and len(path) > 1
-            of_key = (whole or str(error.found) == key) and isinstance(path[-1], str)
-            located.line, located.column = place.key if of_key else place.value
-            located.snippet = _line(self.text, located.line)
-            rest = located.snippet[located.column - 1 :]
-            token = _TOKEN.match(rest)
-            located.width = len(key) if of_key else len(token.group().rstrip()) if token else 1
-        return located
 
 
 def load(source: Path | str, text: str | bytes | None = None) -> Document:
@@ -218,17 +163,12 @@ def _at(
 ) -> SpecError:
     error = SpecError(message, code="yaml", hint=hint)
     error.file, (error.line, error.column), error.width = given.name, place, width
-    error.snippet = _line(given.text, error.line)
+    error.snippet = line_of(given.text, error.line)
     return error
 
 
-def _line(text: str, number: int) -> str:
-    lines = text.splitlines()
-    return lines[number - 1] if 0 < number <= len(lines) else ""
-
-
 def _plain(given: Document, node: Any, path: Path_, places: dict[Path_, Place]) -> Any:
-    where = places.get(path, _TOP).value
+    where = places.get(path, TOP).value
     if len(places) > MOST_NODES:
         raise _at(given, where, f"more than {MOST_NODES} entries")
     if len(path) > DEEPEST:
@@ -257,7 +197,7 @@ def _plain(given: Document, node: Any, path: Path_, places: dict[Path_, Place]) 
 
 def _key(given: Document, node: Any, key: Any, path: Path_, places: dict[Path_, Place]) -> str:
     """The key as text; where it and its value stand goes into `places`."""
-    place = _place(node, key, places.get(path, _TOP).value)
+    place = _place(node, key, places.get(path, TOP).value)
     if not isinstance(key, str | bool | int | float):
         raise _at(given, place.key, "this key is not text")
     name = {True: "true", False: "false"}[key] if isinstance(key, bool) else str(key)

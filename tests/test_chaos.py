@@ -1,4 +1,4 @@
-"""A study whose driver and workers are killed at random moments still ends as if nothing had been."""
+"""A study whose driver and workers are killed at random moments ends as if nothing had been."""
 
 import os
 import random
@@ -18,10 +18,10 @@ from studies import children, outcomes, until
 from hpo.result import open_study
 
 COMMAND = [sys.executable, "-c", "from hpo.cli import main; main()", "run", "-q", "--name", "s"]
-START = (
-    "--objective fashion_mnist --sampler tpe --trials 12 --workers 2 --steps 100 "
-    "--set objective_options.train_rows=500"
-).split()
+START = [
+    *("--objective", "fashion_mnist", "--set", "objective_options.train_rows=500"),
+    *("--sampler", "tpe", "--trials", "12", "--workers", "2", "--steps", "100"),
+]
 KILLS = 6
 
 

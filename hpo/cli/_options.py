@@ -26,7 +26,7 @@ def mlruns(command: F) -> F:
 
 
 def as_json(command: F) -> F:
-    return click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")(
+    return click.option("--json", "as_json", is_flag=True, help="JSON on stdout instead of text.")(
         command
     )
 

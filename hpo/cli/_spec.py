@@ -8,10 +8,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from hpo.document import Document
 from hpo.errors import HpoError
 from hpo.overrides import Override, located, override
 from hpo.spec import StudySpec, parse
-from hpo.yamlfile import LARGEST_FILE, Document, load
+from hpo.yamlfile import LARGEST_FILE, load
 
 # Options of the command line and the key of the spec each sets.
 KEYS: Mapping[str, tuple[str, ...]] = {
@@ -51,13 +52,21 @@ class Given:
 
 def given(source: str | None, sets: tuple[str, ...], options: Mapping[str, Any]) -> Given:
     """Reads SPEC (a path, `-` for stdin, None for the quickstart) and the options."""
-    overrides = [
-        Override(path, options[key], f"--{key.replace('_', '-')} {options[key]}")
+    return Given(_document(source, options), overrides(sets, options))
+
+
+def overrides(sets: tuple[str, ...], options: Mapping[str, Any]) -> list[Override]:
+    """What the options set, then what each --set says: it is the more exact of the two."""
+    by_name = [
+        Override(path, options[key], f"--{key.replace('_', '-')} {_written(options[key])}")
         for key, path in KEYS.items()
         if options.get(key) is not None
     ]
-    overrides += [override(text) for text in sets]  # after the options: they say more
-    return Given(_document(source, options), overrides)
+    return [*by_name, *(override(text) for text in sets)]
+
+
+def _written(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _document(source: str | None, options: Mapping[str, Any]) -> Document:

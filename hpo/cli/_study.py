@@ -10,8 +10,9 @@ from hpo.errors import HpoError, printable
 from hpo.ledger import TrialRecord
 from hpo.result import Result
 from hpo.spool import Spool
-from hpo.summary import first_line
-from hpo.wording import duration, knob, number, shown, table, terminal_width, without
+from hpo.summary import against_start, first_line
+from hpo.wording import column, duration, knob, number, table, terminal_width, without
+from hpo.wording import shown as shown_path
 
 TAIL = 300_000  # bytes of the events in which the last word of a running trial is looked for
 
@@ -65,7 +66,7 @@ def lines(result: Result, top: int) -> list[str]:
         f"study {spec.name}   objective {spec.objective}   sampler {spec.sampler}   {now}",
         f"trials      {result.ended} of {spec.budget.trials} ended ({counted or 'none yet'})",
         *_best(result),
-        f"folder      {shown(result.folder.path)}",
+        f"folder      {shown_path(result.folder.path)}",
     ]
     if now == "running":
         text += _running(result)
@@ -78,9 +79,7 @@ def _best(result: Result) -> list[str]:
     best, start = result.best, result.start
     if best is None:
         return []
-    reached = ""
-    if start is not None and start.value is not None and start.number != best.number:
-        reached = f" (start values reached {number(start.value)})"
+    reached = against_start(start, best.number)
     held = "" if best.holdout is None else f"   hold-out {number(best.holdout)}"
     metric = result.spec.metric
     return [f"best        trial {best.number}, {metric} {number(best.value)}{reached}{held}"]
@@ -100,21 +99,22 @@ def _running(result: Result) -> list[str]:
 
 
 def _leaderboard(result: Result, top: int) -> list[str]:
-    knobs = result.space.coordinates()
-    held = any(record.holdout is not None for record in result.ranked)
-    header = ["rank", "trial", result.spec.metric, *(["hold-out"] if held else []), "best step"]
-    header = [*header, *knobs, "time"]
+    knobs, shown = result.space.coordinates(), result.ranked[:top]
+    held = ["hold-out"] if any(record.holdout is not None for record in shown) else []
+    header = ["rank", "trial", result.spec.metric, *held, "best step", *knobs, "time"]
+    values = column([record.value for record in shown])
+    holdouts = column([record.holdout for record in shown])
     rows = [
         [
             str(rank),
             str(r.number),
-            number(r.value),
-            *([number(r.holdout) if r.holdout is not None else "-"] if held else []),
+            value,
+            *([holdout] if held else []),
             str(r.step),
             *(knob(knobs[n], r.coordinates[n]) if n in r.coordinates else "-" for n in knobs),
             duration(r.seconds),
         ]
-        for rank, r in enumerate(result.ranked[:top], start=1)
+        for rank, (r, value, holdout) in enumerate(zip(shown, values, holdouts, strict=True), 1)
     ]
     kept, fitting, gone = without(header, rows, list(knobs), terminal_width())
     text = table(kept, fitting)

@@ -113,14 +113,12 @@ def _stored(
 ) -> tuple[StudySpec, Given]:
     """The stored spec of the study to resume, with the options laid over it."""
     from hpo import folder as folders
-    from hpo.cli._spec import Given, given
-    from hpo.yamlfile import Document
+    from hpo.cli._spec import Given, overrides
+    from hpo.document import Document
 
     found = folders.find(options["name"], mlruns)
-    over = given(None, sets, {**options, "objective": "", "name": None}).overrides
-    over = [change for change in over if change.path != ("objective",)]
     stored = {**folders.read_spec(found).plain(), "name": found.name}
-    source = Given(Document("", "", stored), over)
+    source = Given(Document("", "", stored), overrides(sets, {**options, "name": None}))
     return source.spec(), source
 
 

@@ -25,13 +25,17 @@ SHOWN_KNOTS, SHOWN_TOLERANCE = 8, 0.02
 
 @click.command("schedule", epilog=EXAMPLES)
 @_options.study_argument
-@click.option("--trial", type=click.IntRange(0), help="Of this trial instead of the best.")
+@click.option(
+    "--trial", type=click.IntRange(0), metavar="N", help="Of this trial instead of the best."
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Save as FILE.json, FILE.csv or FILE.py.",
 )
-@click.option("--knots", type=click.IntRange(2, 1000), help="Describe it by at most N knots.")
+@click.option(
+    "--knots", type=click.IntRange(2, 1000), metavar="N", help="Describe it by at most N knots."
+)
 @click.option(
     "--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw it into FILE.png."
 )
@@ -101,5 +105,5 @@ def _lines(result: Result, schedule: Schedule, error: float) -> list[str]:
         return [*lines, "The values are held constant over training."]
     steps = result.spec.budget.steps
     what = f"{steps} steps" if steps else "the training"
-    knots = plural(len(places), "knot")
-    return [*lines, f"{knots} describe {what} within {error:.1%} of each knob's range."]
+    how = "exactly" if error < 5e-5 else f"within {error:.1%} of each knob's range"
+    return [*lines, f"{plural(len(places), 'knot')} describe {what} {how}."]

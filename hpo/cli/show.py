@@ -25,9 +25,11 @@ Examples:
 
 @click.command("show", epilog=EXAMPLES)
 @_options.study_argument
-@click.option("--top", type=click.IntRange(1), default=10, show_default=True, help="Rows shown.")
+@click.option(
+    "--top", type=click.IntRange(1), default=10, metavar="N", help="Rows shown, 10 if not said."
+)
 @click.option("--watch", is_flag=True, help="Redraw every two seconds until the study ends.")
-@click.option("--trial", type=click.IntRange(0), help="One trial in full.")
+@click.option("--trial", type=click.IntRange(0), metavar="N", help="One trial in full.")
 @click.option("--csv", "as_csv", is_flag=True, help="All trials as CSV on stdout.")
 @_options.common
 def command(

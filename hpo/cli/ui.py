@@ -26,14 +26,21 @@ Examples:
 
 @click.command("ui", epilog=EXAMPLES)
 @click.option(
-    "--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Of the page."
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=5000,
+    metavar="N",
+    help="Port of the page, 5000 if not said.",
 )
-@click.option("--study", help="Links for this study.")
+@click.option(
+    "--study", metavar="NAME", help="Links for this study.", shell_complete=_options.STUDIES
+)
 @click.option("--print-only", is_flag=True, help="Print links, start nothing.")
 @_options.common
 def command(port: int, study: str | None, print_only: bool, mlruns: Path, as_json: bool) -> None:
     """Starts the MLflow page on the right database and prints links that compare runs."""
     from hpo import mlflowui
+    from hpo.errors import HpoError
     from hpo.folder import find, read_spec, studies
     from hpo.tracking import default_uri, is_server, resolve_uri
 
@@ -42,7 +49,10 @@ def command(port: int, study: str | None, print_only: bool, mlruns: Path, as_jso
     given = spec.tracking_uri if spec else None
     uri = resolve_uri(given) if given else default_uri(mlruns)
     for folder in folders:
-        _deliver(folder)
+        try:
+            _deliver(folder)
+        except HpoError as error:
+            click.echo(f"{folder.name}: {error.message}", err=True)
     base = uri if is_server(uri) else f"http://{mlflowui.HOST}:{port}"
     page: AbstractContextManager[str] = nullcontext(base)
     if not print_only:
@@ -62,11 +72,12 @@ def command(port: int, study: str | None, print_only: bool, mlruns: Path, as_jso
 
 
 def _described(uri: str) -> str:
-    from hpo.console import shown
+    from hpo import wording
     from hpo.tracking import database_file
+    from hpo.tracking.address import shown
 
     file = database_file(uri)
-    return f"database {shown(file)}" if file else uri
+    return f"database {wording.shown(file)}" if file else shown(uri)
 
 
 def _deliver(folder: Folder) -> None:
