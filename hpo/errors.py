@@ -90,11 +90,13 @@ def _pointed(error: SpecError) -> list[str]:
 
 def _folded(line: str) -> list[str]:
     """A list of what is known on lines that fit a screen; anything else as it is."""
-    if not line.startswith("known: ") or len(line) <= WIDEST:
+    if not line.startswith("known: ") or len(line) <= 1.2 * WIDEST:
         return [line]
     import textwrap
 
-    return textwrap.wrap(line, WIDEST, subsequent_indent=" " * 7, break_on_hyphens=False)
+    words, _, command = line.partition("   (")
+    folded = textwrap.wrap(words, WIDEST, subsequent_indent=" " * 7, break_on_hyphens=False)
+    return [*folded, f"       ({command}"] if command else folded
 
 
 def _window(line: str, column: int) -> tuple[int, str]:

@@ -54,7 +54,8 @@ class Journal(BaseJournalBackend):
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
         if not self._opened:
             self._opened = True
-            yield from _logs(self._path)
+            for _, log in _logs(self._path):
+                yield log
             return
         fresh, self._unread = self._unread, []
         for line in fresh:
@@ -103,15 +104,15 @@ class ReadOnlyJournal(BaseJournalBackend):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._read = 0
+        self._read = self._offset = 0
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         raise HpoError(f"{self._path}: opened for reading only", code="read-only")
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        for number, log in enumerate(_logs(self._path)):
-            if number >= max(self._read, log_number_from):
-                self._read = number + 1
+        for offset, log in _logs(self._path, self._offset, self._read):
+            self._offset, self._read = offset, self._read + 1
+            if self._read > log_number_from:
                 yield log
 
 
@@ -130,11 +131,14 @@ def _cut_torn_end(path: Path) -> None:
             file.truncate(keep)
 
 
-def _logs(path: Path) -> Iterator[dict[str, Any]]:
+def _logs(path: Path, offset: int = 0, before: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Whole lines from byte `offset` on (`before` lines lie before it), each with its end."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+        file.seek(offset)
+        for number, line in enumerate(file, start=before + 1):
             if not line.endswith(b"\n"):
                 return
+            offset += len(line)
             try:
                 log = json.loads(line)
             except ValueError:
@@ -146,4 +150,4 @@ def _logs(path: Path) -> Iterator[dict[str, Any]]:
                     f"head -n {number - 1} of it saved as the journal of a new folder",
                     code="damaged-ledger",
                 )
-            yield log
+            yield offset, log

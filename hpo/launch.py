@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hpo import engines, ledger
+from hpo import engines
 from hpo import folder as folders
 from hpo.errors import Interrupted, NothingSucceeded
 from hpo.opening import open_for_driving
 from hpo.preparation import Launch, prepare, slots, slots_text
 from hpo.provenance import git_state, versions
-from hpo.result import Result, read
+from hpo.result import Result
 from hpo.spec import StudySpec
 from hpo.summary import first_line
 from hpo.wording import mlruns_option
@@ -41,8 +41,8 @@ def launch(spec: StudySpec, how: Launch) -> Result:
     try:
         status = _drive(study, how)
     finally:
-        _finish(study, tracker, how)
-    result = read(folder)
+        result = Result(folder, study.spec, study.records())
+        _finish(study, result, tracker, how)
     _raise_unless_done(result, status, study)
     return result
 
@@ -95,9 +95,9 @@ def _drive(study: Study, how: Launch) -> str:
     return "stopped" if study.stopping else "finished"
 
 
-def _finish(study: Study, tracker: Tracker | None, how: Launch) -> None:
+def _finish(study: Study, result: Result, tracker: Tracker | None, how: Launch) -> None:
     try:
-        _emit_close(study)
+        _emit_close(study, result)
         delivery = tracker.close(timeout=60.0) if tracker is not None else None
     finally:
         study.close()
@@ -108,8 +108,8 @@ def _finish(study: Study, tracker: Tracker | None, how: Launch) -> None:
         )
 
 
-def _emit_close(study: Study) -> None:
-    ranked = ledger.ranked(study.records(), study.spec.direction)
+def _emit_close(study: Study, result: Result) -> None:
+    ranked = result.ranked
     artifacts = [study.folder.spec, study.folder.schedule]
     study.emit(
         "close",

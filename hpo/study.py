@@ -185,7 +185,7 @@ class Study:
     def _new_trial(self) -> Running:
         number = self.tally.asked
         self._use_sampler(number)
-        with self._together():
+        with self._together(durable=False):  # what a power cut takes is asked for again, the same
             trial = self.optuna.ask()
             if trial.number != number:
                 raise HpoError(
