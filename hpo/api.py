@@ -119,13 +119,13 @@ def _evaluate(problem: Problem, trial: optuna.Trial, report: bool) -> float:
 
     from hpo.ledger import better
     from hpo.samplers._suggest import suggest
-    from hpo.trial import Plan, finite, run_trial
+    from hpo.trial import finite, follow
 
     metric = problem.spec.metric
     values: Mapping[str, Any] = suggest(trial, problem.space.coordinates())
-    plan = Plan(trial.number, 0, problem.schedule(values).to_json(), problem.spec.seed)
+    schedule = problem.schedule(values)
     best: float | None = None
-    with closing(run_trial(problem, plan)) as run:
+    with closing(follow(problem, schedule, problem.spec.seed)) as run:
         for measurement in run:
             value = measurement.metrics[metric]
             if not finite(measurement, metric):

@@ -29,7 +29,7 @@ _STATES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TrialRecord:
     """One trial of the ledger.
 

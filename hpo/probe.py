@@ -171,10 +171,10 @@ def _timed(problem: Problem, steps: int) -> tuple[float, dict[str, float]]:
 
 
 def _trial(problem: Problem) -> Any:
-    from hpo.trial import Plan, run_trial
+    from hpo.trial import follow
 
     schedule = problem.schedule(problem.space.start_coordinates())
-    return run_trial(problem, Plan(0, 0, schedule.to_json(), problem.spec.seed))
+    return follow(problem, schedule, problem.spec.seed)
 
 
 def _peak_memory() -> int:

@@ -58,14 +58,20 @@ class Outcome:
 
 
 def run_trial(problem: Problem, plan: Plan) -> Generator[Measurement]:
-    """The measurements of one trial, repeats over seeds averaged step by step.
+    """The measurements of one trial: its schedule, followed."""
+    return follow(problem, Schedule.from_json(plan.schedule), plan.seed, plan.checkpoint)
 
-    Closing the generator prunes the trial. Raises whatever the objective raises, and HpoError
-    where the objective breaks its contract.
+
+def follow(
+    problem: Problem, schedule: Schedule, seed: int, checkpoint: str | None = None
+) -> Generator[Measurement]:
+    """The measurements of training under a schedule, repeats over seeds averaged step by step.
+
+    `checkpoint` is the folder from which an interrupted run goes on. Closing the generator ends
+    the run. Raises whatever the objective raises, and HpoError where it breaks its contract.
     """
-    schedule = Schedule.from_json(plan.schedule)
-    seeds = [plan.seed + repeat for repeat in range(problem.spec.seeds)]
-    runs = [_run_once(problem, plan, schedule, seed) for seed in seeds]
+    seeds = [seed + repeat for repeat in range(problem.spec.seeds)]
+    runs = [_run_once(problem, schedule, one, checkpoint) for one in seeds]
     with closing(runs[0] if len(runs) == 1 else _averaged(runs)) as run:
         for measurement in run:
             require_metric(measurement.metrics, problem, "gave")
@@ -158,7 +164,7 @@ def finite(measurement: Measurement, metric: str) -> bool:
 
 
 def _run_once(
-    problem: Problem, plan: Plan, schedule: Schedule, seed: int
+    problem: Problem, schedule: Schedule, seed: int, folder: str | None
 ) -> Generator[Measurement]:
     if not problem.is_task:
         return run_black_box(problem, schedule, seed)
@@ -166,8 +172,8 @@ def _run_once(
     from objectives.training.tuner import Follow
 
     checkpoint = None
-    if plan.checkpoint:
-        checkpoint = Path(plan.checkpoint) / f"seed-{seed}.pt"
+    if folder is not None:
+        checkpoint = Path(folder) / f"seed-{seed}.pt"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
     assert problem.training is not None
     return train(

@@ -4,7 +4,6 @@ The transcripts in golden/ are compared word by word, without times, dates and p
 wanted change:  HPO_UPDATE_GOLDEN=1 pytest tests/test_cli.py -k transcript  and read the difference.
 """
 
-import contextlib
 import fcntl
 import json
 import os
@@ -15,18 +14,13 @@ import shlex
 import shutil
 import signal
 import struct
-import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from shell import (
-    OBJECTIVES,
-    Ended,
     hpo,
     normalised,
     one_document,
@@ -72,7 +66,7 @@ def transcript(text: str, folder: Path) -> str:
         if not line.startswith("$ hpo"):
             continue
         ended = hpo(*shlex.split(line)[2:])
-        assert "Traceback" not in ended.both or "--trial" in line
+        assert "Traceback" not in ended.both, ended.both
         told += [line, normalised(ended.both, folder).rstrip("\n")]
         told += [f"[exit {ended.code}]"] if ended.code else []
     lines = "\n".join(told).splitlines()
@@ -261,6 +255,7 @@ def examples() -> list[tuple[str, str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_the_examples_of_every_help_run(here: Path) -> None:
     """Where one would take minutes or not end, it is asked for its plan instead."""
@@ -375,10 +370,8 @@ def test_check_probes_in_a_process_of_its_own(
     assert not (here / "mlruns").exists()
     if name == "good":
         plan = next(line for line in ended.out.splitlines() if line.startswith("plan"))
-        assert re.fullmatch(
-            r"plan      20 trials, about [\d.]+s a trial, [\d.]+s in all, on cpu, \d\.\d GiB a worker",
-            plan,
-        )
+        cost = r"20 trials, about [\d.]+s a trial, [\d.]+s in all, on cpu, \d\.\d GiB a worker"
+        assert re.fullmatch(rf"plan      {cost}", plan)
 
 
 @pytest.mark.slow
@@ -392,3 +385,279 @@ def test_check_trains_three_steps_of_a_task_and_tells_the_cost(inputs: Path) -> 
     document = hpo("check", *arguments, "--json").document
     assert document["notes"] and document["probe"]["steps"] == 3
     assert document["probe"]["trial_seconds"] > 0 and document["probe"]["memory"] > 2**26
+
+
+# -- results on the screen ----------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("quick")
+def test_show_fits_the_terminal_and_says_what_it_left_out(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    knobs = "space:\n" + "".join(f"  a_knob_{n}: {{low: 0, high: 1}}\n" for n in range(12))
+    assert hpo("run", study_file(here, knobs, objective="flat"), "-q").code == 0
+    wide = hpo("show").out
+    assert "a_knob_11" in wide.split("rank")[1].splitlines()[0]
+    monkeypatch.setattr("hpo.wording.terminal_width", lambda: 60)
+    monkeypatch.setattr("hpo.cli._study.terminal_width", lambda: 60)
+    narrow = hpo("show").out
+    table = narrow[narrow.index("rank") :].splitlines()
+    assert all(len(line) <= 60 for line in table[:4])
+    assert table[0].endswith("time") and "too narrow for" in table[4] and "a_knob_11" in table[4]
+    schedule = hpo("schedule").out.splitlines()
+    assert len(schedule[0]) <= 60 and "too narrow for" in schedule[2]
+
+
+@pytest.mark.usefixtures("quick")
+def test_show_tells_a_failed_trial_with_its_traceback(inputs: Path) -> None:
+    assert hpo("run", "tiny.yaml", "--objective", "quad.py:never").code == 3
+    told = hpo("show", "tiny", "--trial", "0").out
+    assert told.startswith("trial 0   failed   ") and "Traceback (most recent call last)" in told
+    assert 'quad.py", line 17, in never' in told
+    document = hpo("show", "tiny", "--trial", "0", "--json").document
+    assert document["trial"]["reason"] == "error" and "Traceback" in document["traceback"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_csv_is_a_table_of_all_trials(inputs: Path) -> None:
+    assert hpo("run", "tiny.yaml", "-q").code == 0
+    header, *rows = hpo("show", "--csv").out.splitlines()
+    assert header.startswith("number,state,val_loss,holdout,step,start.x,start.act,seconds")
+    assert len(rows) == 6 and rows[1].startswith("1,complete,0.0625,,4,0.5,relu,")
+
+
+@pytest.mark.usefixtures("quick")
+def test_watching_redraws_until_the_study_ends(
+    inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert hpo("run", "tiny.yaml", "-q").code == 0
+    turns = iter([{"pid": 1}] * 8)
+    for place in ("hpo.lock.holder", "hpo.result.holder"):
+        monkeypatch.setattr(place, lambda _: next(turns, None))
+    naps: list[float] = []
+    monkeypatch.setattr("hpo.cli.show.time.sleep", naps.append)
+    told = hpo("show", "--watch")
+    assert told.code == 0 and naps and set(naps) == {2}
+    assert told.out.count("study tiny") == 1  # a pipe gets the end only
+
+    turns = iter([{"pid": 1}] * 8)
+    naps.clear()
+    monkeypatch.setattr("hpo.cli.show.sys.stdout.isatty", lambda: True, raising=False)
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hpo.cli.show.time.sleep", interrupt)
+    ended = hpo("show", "--watch")
+    assert ended.code == 130 and "Traceback" not in ended.both
+
+
+def test_lists_name_what_is_there(here: Path) -> None:
+    from hpo import engines, pruners, samplers
+    from search_spaces import plugins
+    from search_spaces.presets import PRESETS
+
+    there = {
+        "samplers": samplers.names(),
+        "pruners": pruners.names(),
+        "objectives": plugins.names("objectives"),
+        "spaces": list(PRESETS),
+        "engines": engines.names(),
+        "regularizers": plugins.names("search_spaces.regularizers"),
+    }
+    for what, names in there.items():
+        for more in ([], ["--long"]):
+            ended = hpo("list", what, *more)
+            assert ended.code == 0 and ended.err == ""
+            first = [line.split()[0] for line in ended.out.splitlines() if line[0] != " "]
+            assert set(names) <= {*first, what.removesuffix("s")}, (what, more)
+            assert all(line == line.rstrip() for line in ended.out.splitlines())
+    assert "startup_trials=10" in hpo("list", "samplers", "--long").out
+    assert "path=(required)" in hpo("list", "objectives", "--long").out
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_study_that_cannot_be_read_does_not_hide_the_others(here: Path) -> None:
+    assert hpo("run", study_file(here), "-q").code == 0
+    write(here / "mlruns" / "studies" / "broken" / "spec.yaml", "objective: [")
+    ended = hpo("list")
+    assert ended.code == 0
+    assert re.search(r"^s +\S+:value .* finished$", ended.out, re.MULTILINE)
+    assert re.search(r"^broken +\? .* unreadable: not YAML", ended.out, re.MULTILINE)
+    states = {one["study"]: one["state"] for one in hpo("list", "--json").document["studies"]}
+    assert states == {"s": "finished", "broken": "unreadable"}
+
+
+@pytest.mark.usefixtures("quick")
+def test_commands_that_are_named_work_from_here(here: Path) -> None:
+    """The next commands at the end carry the folder where it is not the default one."""
+    ended = hpo("run", study_file(here), "--mlruns", "runs", "-q", "--trials", "2")
+    told = [line[10:].split("      ")[0] for line in ended.out.splitlines()[-2:]]
+    assert told == ["hpo schedule --mlruns runs", "hpo show --mlruns runs"]
+    for line in told:
+        assert hpo(*line.split()[1:]).code == 0
+    assert hpo("show", here / "runs" / "studies" / "s").code == 0
+
+
+# -- after the end ------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_command_runs_at_the_end_and_knows_what_ended(here: Path) -> None:
+    tell = 'echo "$HPO_STUDY $HPO_EXIT $HPO_FOLDER $HPO_SCHEDULE" >> told; echo noise'
+    file = study_file(here)
+    ended = hpo("run", file, "--json", "--on-finish", tell)
+    assert ended.code == 0 and "noise" not in ended.out
+    assert hpo("run", file, "--on-finish", tell).code == 6
+    failing = study_file(here / "f", objective="raises", name="f")
+    assert hpo("run", failing, "-q", "--on-finish", tell).code == 3
+    folder = here / "mlruns" / "studies"
+    assert (here / "told").read_text().splitlines() == [
+        f"s 0 {folder / 's'} {folder / 's' / 'schedule.json'}",
+        f"s 6 {folder / 's'} {folder / 's' / 'schedule.json'}",
+        f"f 3 {folder / 'f'} {folder / 'f' / 'schedule.json'}",
+    ]
+    assert json.loads((folder / "s" / "schedule.json").read_text())["kind"] == "hpo-schedule"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_command_at_the_end_that_fails_changes_nothing(here: Path) -> None:
+    ended = hpo("run", study_file(here), "-q", "--on-finish", "exit 9")
+    assert ended.code == 0 and ended.err == "--on-finish ended with exit code 9\n"
+
+
+# -- pipes, terminals, signals ------------------------------------------------------------------
+
+
+def test_the_module_is_the_command(here: Path) -> None:
+    ended = process("--version")
+    assert ended.code == 0 and re.fullmatch(r"hpo \d+\.\d+\.\d+\n", ended.out)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["list", "samplers", "--long"], ["list", "pruners", "--json"]]
+)
+def test_a_reader_that_leaves_early_is_no_error(arguments: list[str], here: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with start(*arguments, stdout=writer) as running:
+        os.close(writer)
+        _, err = running.communicate(timeout=60)
+    assert running.returncode == 141 and err == ""
+
+
+def test_progress_that_nobody_reads_does_not_stop_a_study(here: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with start("run", study_file(here), stderr=writer) as running:
+        os.close(writer)
+        out, _ = running.communicate(timeout=60)
+    assert running.returncode == 0 and out.startswith("\nbest      trial ")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_any_encoding_will_do(encoding: str, here: Path) -> None:
+    study_file(here, f"objective_options: {{limit: 0.1}}\nname: {encoding}\n", "raises_above")
+    text = (here / "study.yaml").read_text().replace("name: s\n", "")
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    ended = process("run", write(here / "study.yaml", text), env=environment)
+    assert ended.code in {0, 3} and "UnicodeEncodeError" not in ended.err
+    assert process("list", "--long", "spaces", env=environment).code == 0
+
+
+class Terminal:
+    """A command in a pseudo-terminal of its own, as a user sees it."""
+
+    def __init__(self, *arguments: str | Path, columns: int = 100) -> None:
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.environ.pop("COLUMNS", None)
+            os.environ["TERM"] = "xterm"
+            command = [sys.executable, "-m", "hpo.cli", *map(str, arguments)]
+            os.execv(sys.executable, command)
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+        self.text, self.ended = "", False
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self.ended:
+            os.kill(self.pid, signal.SIGKILL)
+            self.end()
+
+    def until(self, pattern: str, seconds: float = 60) -> str:
+        """Reads until the pattern was drawn; gives all that was drawn so far."""
+        deadline = time.monotonic() + seconds
+        while not re.search(pattern, self.text):
+            assert time.monotonic() < deadline, f"no {pattern!r} in {self.text[-2000:]!r}"
+            if not self._read(0.1):
+                break
+        assert re.search(pattern, self.text), self.text
+        return self.text
+
+    def send(self, keys: str) -> None:
+        os.write(self.fd, keys.encode())
+
+    def end(self) -> int:
+        """Reads to the end; gives the exit code."""
+        while self._read(60):
+            pass
+        os.close(self.fd)
+        self.ended = True
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def _read(self, seconds: float) -> bool:
+        ready, _, _ = select.select([self.fd], [], [], seconds)
+        try:
+            read = os.read(self.fd, 65536) if ready else b" "
+        except OSError:  # the other side is closed
+            return False
+        self.text += read.decode() if ready else ""
+        return bool(read)
+
+    @property
+    def frames(self) -> list[str]:
+        """The lines that were drawn, one after the other, without control sequences."""
+        plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "\n", self.text)
+        return [line for line in re.split(r"[\r\n]+", plain) if line]
+
+
+@pytest.mark.usefixtures("no_process_left")
+def test_a_terminal_shows_running_trials_and_ctrl_c_leaves_a_study_to_resume(
+    here: Path, marks: Path
+) -> None:
+    options = f"objective_options: {{folder: '{marks}'}}\nworkers: 1\nbudget: {{trials: 4}}\n"
+    with Terminal("run", study_file(here, options, "slow")) as shown:
+        shown.until(r"trial 0   ##-+    10%   val_loss 1\.00   best 1\.00 @1   x 0\.500   eta \d")
+        assert "running     trial 0 at 10% (step 1, val_loss 1.00)\n" in hpo("show").out
+        asked = hpo("stop", "--json").document
+        assert asked == {"format": 1, "study": "s", "running": True}
+        shown.send("\x03")
+        shown.until("stopping: trial 0 is at 10%, waiting up to 30s")
+        (marks / "go").touch()
+        shown.until(r"trial 0   done   val_loss 0\.500")
+        assert shown.end() == 130
+    last = shown.frames[-1]
+    assert last == "saved. 1 of 4 trials are done.  continue:  hpo run --resume --name s"
+    assert not [line for line in shown.frames if len(line) > 100 or "Traceback" in line]
+    assert shown.text.count("\x1b[?25l") == shown.text.count("\x1b[?25h")
+    assert not re.search(r"\x1b\[\d*(;\d+)*m", shown.text)
+    with Terminal(*last.split("continue:  hpo ")[1].split()) as again:
+        assert again.end() == 0
+    assert "best      trial 0, val_loss 0.500: these are the start values" in again.text
+
+
+def test_a_polite_kill_ends_like_ctrl_c(here: Path, marks: Path) -> None:
+    options = f"objective_options: {{folder: '{marks}'}}\nworkers: 1\n"
+    with start("run", study_file(here, options, "slow"), "--json") as running:
+        assert running.stdout is not None
+        while '"measurement"' not in running.stdout.readline():
+            pass
+        running.send_signal(signal.SIGTERM)
+        (marks / "go").touch()
+        rest, _ = running.communicate(timeout=60)
+    assert running.returncode == 130
+    error = one_document(rest.splitlines()[-1])["error"]
+    assert (error["code"], error["exit"]) == ("interrupted", 130)
+    assert "--resume --name s" in error["message"]

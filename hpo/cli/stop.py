@@ -10,7 +10,7 @@ from hpo.cli import _options
 
 EXAMPLES = """\b
 Examples:
-  hpo stop                    the study touched last: finish running trials, then close
+  hpo stop                    the study that runs: finish running trials, then close
   hpo stop quickstart --now   leave running trials where they are; --resume takes them up
 """
 
@@ -21,10 +21,12 @@ Examples:
 @_options.common
 def command(study: str | None, now: bool, mlruns: Path, as_json: bool) -> None:
     """Asks a running study to finish its trials and close."""
-    from hpo.folder import find, replace_text
+    from hpo.folder import find, replace_text, studies
     from hpo.lock import holder
+    from hpo.wording import mlruns_option
 
-    folder = find(study, mlruns)
+    running = [] if study else [one for one in studies(mlruns) if holder(one.path) is not None]
+    folder = running[0] if running else find(study, mlruns)
     driver = holder(folder.path)
     if driver is not None:
         replace_text(folder.stop_request, "now" if now else "finish")
@@ -36,4 +38,5 @@ def command(study: str | None, now: bool, mlruns: Path, as_json: bool) -> None:
         return
     how = "at once" if now else "when its running trials end"
     click.echo(f"asked study {folder.name} (pid {driver.get('pid', '?')}) to stop {how}")
-    click.echo(f"continue later:  hpo run --resume --name {folder.name}")
+    option = mlruns_option(folder.mlruns)
+    click.echo(f"continue later:  hpo run --resume --name {folder.name}{option}")
