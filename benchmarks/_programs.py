@@ -1,8 +1,8 @@
 """The programs that are compared. Each runs in a fresh process, which reports on itself.
 
-    python _programs.py REPORT raw SAMPLER STORAGE TRIALS      a plain Optuna script
-    python _programs.py REPORT hpo ARGUMENTS                   the command hpo
-    python _programs.py REPORT memory ARGUMENTS                the command over Optuna's memory
+python _programs.py REPORT raw SAMPLER STORAGE TRIALS      a plain Optuna script
+python _programs.py REPORT hpo ARGUMENTS                   the command hpo
+python _programs.py REPORT memory ARGUMENTS                the command over Optuna's memory
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ HEAVY = ("torch", "ray", "mlflow", "pandas", "optuna", "numpy")
 def raw(sampler_name: str, storage_name: str, trials: int) -> None:
     """What one writes without any tool but Optuna."""
     import optuna
+    from _trivial import KNOBS
     from optuna.storages import InMemoryStorage, JournalStorage
     from optuna.storages.journal import JournalFileBackend
-
-    from _trivial import KNOBS
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     kinds = {"random": optuna.samplers.RandomSampler, "tpe": optuna.samplers.TPESampler}

@@ -118,22 +118,24 @@ def _evaluate(problem: Problem, trial: optuna.Trial, report: bool) -> float:
     import optuna
 
     from hpo.ledger import better
+    from hpo.running import score
     from hpo.samplers._suggest import suggest
     from hpo.trial import finite, follow
 
     metric = problem.spec.metric
     values: Mapping[str, Any] = suggest(trial, problem.space.coordinates())
     schedule = problem.schedule(values)
-    best: float | None = None
+    best = told = None
     with closing(follow(problem, schedule, problem.spec.seed)) as run:
         for measurement in run:
             value = measurement.metrics[metric]
             if not finite(measurement, metric):
                 return float("nan")  # Optuna counts the trial as failed
-            if better(value, best, problem.spec.direction):
-                best = value
+            reached = score(measurement, metric)
+            if better(reached, best, problem.spec.direction):
+                best, told = reached, value
             if report:
                 trial.report(value, measurement.step)
                 if trial.should_prune():
                     raise optuna.TrialPruned
-    return float("nan") if best is None else best
+    return float("nan") if told is None else told

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from typing import Any
 
 from hpo.errors import HpoError
@@ -28,7 +28,7 @@ class _Knobs:
 def run_black_box(problem: Problem, schedule: Schedule, seed: int) -> Generator[Measurement]:
     """The measurements of a function of (h, seed) that yields metrics or returns them."""
     knobs = _Knobs(schedule)
-    returned = _call(problem.target, knobs, seed)
+    returned = problem.target(knobs, seed)
     if not inspect.isgenerator(returned):
         metrics = _metrics(returned, problem, "returned")
         yield Measurement(1, 1.0, metrics, schedule.at(knobs.progress or 0.0), {})
@@ -66,14 +66,6 @@ class _closing:
             if "ignored GeneratorExit" not in str(error):
                 raise
             print("note: the objective yielded after it was closed; ignored", file=sys.stderr)
-
-
-def _call(objective: Callable[..., Any], knobs: _Knobs, seed: int) -> Any:
-    try:
-        parameters: Sequence[str] = list(inspect.signature(objective).parameters)
-    except (TypeError, ValueError):
-        parameters = ("h", "seed")
-    return objective(knobs, seed) if len(parameters) >= 2 else objective(knobs)
 
 
 def _metrics(report: Any, problem: Problem, verb: str) -> dict[str, float]:

@@ -81,7 +81,7 @@ class Console:
     ) -> None:
         self.style: Style = style
         self.metric, self.direction = metric, direction
-        self.err, self.clock = err or sys.stderr, clock
+        self.out, self.err, self.clock = sys.stdout, err or sys.stderr, clock
         self.steps: int | None = None
         self.space: Mapping[str, Domain] = {}
         self._running: dict[int, Running] = {}
@@ -283,7 +283,7 @@ class Console:
 
     def _print_json(self, data: Mapping[str, Any]) -> None:
         with contextlib.suppress(OSError):  # nobody reads any more: the study goes on
-            print(json_line(data), flush=True)
+            print(json_line(data), file=self.out, flush=True)
 
 
 def _fitted(first: Sequence[str], middle: Sequence[str], last: Sequence[str], width: int) -> str:

@@ -63,16 +63,19 @@ class Journal(BaseJournalBackend):
 
     @contextmanager
     def together(self, durable: bool = True) -> Iterator[None]:
-        """Lines appended inside are written in one piece at the end, then made durable."""
+        """Lines appended inside are written in one piece at the end, then made durable; none of
+        them if an error ends the block, so that a half-made trial never comes to be."""
         if self._held is not None:
             yield
             return
         self._held = []
         try:
             yield
-        finally:
-            lines, self._held = self._held, None
-            self._write([line[:-1] + _MORE for line in lines[:-1]] + lines[-1:], durable)
+        except BaseException:
+            self._held = None
+            raise
+        lines, self._held = self._held, None
+        self._write([line[:-1] + _MORE for line in lines[:-1]] + lines[-1:], durable)
 
     def _write(self, lines: list[str], durable: bool = False) -> None:
         self._unwritten += "".join(f"{line}\n" for line in lines).encode()

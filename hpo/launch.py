@@ -18,7 +18,7 @@ from hpo.wording import mlruns_option
 
 if TYPE_CHECKING:
     from hpo.study import Study
-    from hpo.tracking import Tracker
+    from hpo.tracking import Delivery, Tracker
 
 
 def launch(spec: StudySpec, how: Launch) -> Result:
@@ -38,11 +38,20 @@ def launch(spec: StudySpec, how: Launch) -> Result:
     except BaseException:
         study.close()
         raise
+    status = "failed"
     try:
         status = _drive(study, how)
     finally:
-        result = Result(folder, study.spec, study.records())
-        _finish(study, result, tracker, how)
+        try:
+            result = Result(folder, study.spec, study.records())
+            delivery = _finish(study, result, status, tracker)
+        finally:
+            study.close()
+    if delivery is not None and delivery.pending:
+        how.warn(
+            f"MLflow has not received {delivery.pending} events ({delivery.error}). Nothing is"
+            f" lost: they wait in {study.folder.spool} for the next hpo run --resume or hpo ui"
+        )
     _raise_unless_done(result, status, study)
     return result
 
@@ -95,35 +104,23 @@ def _drive(study: Study, how: Launch) -> str:
     return "stopped" if study.stopping else "finished"
 
 
-def _finish(study: Study, result: Result, tracker: Tracker | None, how: Launch) -> None:
-    try:
-        _emit_close(study, result)
-        delivery = tracker.close(timeout=60.0) if tracker is not None else None
-    finally:
-        study.close()
-    if delivery is not None and delivery.pending:
-        how.warn(
-            f"MLflow has not received {delivery.pending} events ({delivery.error}). Nothing is"
-            f" lost: they wait in {study.folder.spool} for the next hpo run --resume or hpo ui"
-        )
-
-
-def _emit_close(study: Study, result: Result) -> None:
+def _finish(study: Study, result: Result, status: str, tracker: Tracker | None) -> Delivery | None:
     ranked = result.ranked
     artifacts = [study.folder.spec, study.folder.schedule]
+    ended = {"interrupted": "stopped", "finished": "finished" if ranked else "failed"}
     study.emit(
         "close",
-        status="stopped" if study.stopping else "finished" if ranked else "failed",
+        status=ended.get(status, status),
         best=ranked[0].number if ranked else None,
         ranks={str(r.number): i for i, r in enumerate(ranked, start=1)},
         tags={},
         artifacts=[str(path) for path in artifacts if path.exists()],
     )
+    return tracker.close(timeout=60.0) if tracker is not None else None
 
 
 def _raise_unless_done(result: Result, status: str, study: Study) -> None:
-    name = result.spec.name
-    ended = result.ended
+    name, ended = result.spec.name, result.ended
     if status == "interrupted":
         raise Interrupted(
             f"saved. {ended} of {result.spec.budget.trials} trials are done.  "

@@ -38,7 +38,7 @@ def open_for_driving(problem: Problem, folder: Folder, resume: bool = False) -> 
         journal = Journal(folder.journal) if spec.storage is None else None
         storage: Any
         if journal is not None:
-            storage = optuna.storages.JournalStorage(journal)
+            storage = _replayed(journal, folder)
         else:
             storage = remote_storage(str(spec.storage))
         study = _known(storage, spec.name)
@@ -87,7 +87,7 @@ def read_records(
     if storage is None:
         if not folder.journal.exists():
             return []
-        backend: Any = optuna.storages.JournalStorage(ReadOnlyJournal(folder.journal))
+        backend: Any = _replayed(ReadOnlyJournal(folder.journal), folder)
     else:
         backend = remote_storage(storage)
     try:
@@ -96,6 +96,18 @@ def read_records(
         return []
     trials = backend.get_all_trials(study_id, deepcopy=False)
     return [ledger.record(trial, space) for trial in trials]
+
+
+def _replayed(journal: Journal | ReadOnlyJournal, folder: Folder) -> Any:
+    """Optuna's storage over a journal. Raises HpoError if a line says what none of ours says."""
+    try:
+        return optuna.storages.JournalStorage(journal)
+    except (LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise HpoError(
+            f"{folder.journal}: a line of the ledger makes no sense ({type(error).__name__})",
+            hint="restore the file from a copy",
+            code="damaged-ledger",
+        ) from error
 
 
 def _known(storage: Any, name: str) -> optuna.Study | None:

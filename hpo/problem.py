@@ -82,6 +82,14 @@ def load(spec: StudySpec) -> Problem:
         _being_loaded.reset(mark)
     if not is_task(target):
         return _black_box(spec, target)
+    if spec.metric.startswith("holdout_"):
+        raise HpoError(
+            f"{spec.metric} is kept for choosing the best trial; a search on it would use it up",
+            hint=f"search on val_{spec.metric.removeprefix('holdout_')}",
+            code="holdout-goal",
+            found=spec.metric,
+            path=(spec.direction,),
+        )
     training = _training(spec, training_of(target))
     known = _known_domains(spec, target, training)
     space = _space(spec, known, free=False)

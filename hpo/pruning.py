@@ -43,10 +43,12 @@ class Pruning:
         decided = trial.user_attrs.get(ledger.PRUNED_AT)
         if decided is not None:
             return measurement.step >= int(decided)
-        if trial.last_step is not None and measurement.step < trial.last_step:
+        if trial.last_step is not None and measurement.step <= trial.last_step:
             return False  # it was here before, and went on
         with self._in_one_piece():
             self.report(trial_id, measurement)
+            if measurement.progress >= 1.0:
+                return False  # it has come to its end: there is nothing left to save
             ends = self._study.pruner.prune(self._study, self._storage.get_trial(trial_id))
             if ends:
                 self._storage.set_trial_user_attr(trial_id, ledger.PRUNED_AT, measurement.step)

@@ -34,9 +34,10 @@ class Running:
         return is_new
 
     def may_go_again(self, reason: str, retries: int) -> bool:
-        """Lost: up to `retries` times without getting further. Out of memory: once. Else: never."""
+        """Lost: up to `retries` times without getting further. Out of memory, or a checkpoint
+        that cannot be read: once. Else: never."""
         before = [attempt for attempt in self.attempts if attempt["reason"] == reason]
-        if reason == "oom":
+        if reason in {"oom", "checkpoint"}:
             return retries > 0 and not before
         reached = self.last.step if self.last else 0
         without_progress = [a for a in before if (a["step"] or 0) >= reached]

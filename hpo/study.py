@@ -30,7 +30,7 @@ from hpo.running import Running, score
 from hpo.samplers import Request
 from hpo.samplers._suggest import suggest
 from hpo.spool import Spool
-from hpo.trial import Outcome, Plan
+from hpo.trial import Outcome, Plan, one_line, place
 from objectives.training.measurement import Measurement
 
 if TYPE_CHECKING:
@@ -193,9 +193,22 @@ class Study:
                     hint="another program writes to this study; only hpo run may",
                     code="second-writer",
                 )
-            values = suggest(trial, self._request.coordinates)
+            values = self._suggest(trial)
         self.tally.asked += 1
         return Running(trial._trial_id, self._plan(number, 0, values))
+
+    def _suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+        try:
+            return suggest(trial, self._request.coordinates)
+        except HpoError:
+            raise
+        except Exception as error:
+            raise HpoError(
+                f"sampler {self.spec.sampler} raised at trial {trial.number}:"
+                f" {one_line(error)}{place(error)}",
+                hint="nothing is lost: mend it, then continue with hpo run --resume",
+                code="sampler-error",
+            ) from error
 
     def _use_sampler(self, number: int) -> None:
         """A sampler that depends on the study's seed and this number alone."""
@@ -214,6 +227,8 @@ class Study:
     def _retry(self, running: Running, outcome: Outcome) -> None:
         """From a checkpoint the same attempt goes on; from scratch a new attempt begins."""
         running.note_failure(outcome)
+        if outcome.reason == "checkpoint":
+            recovery.forget_checkpoint(running.plan.checkpoint)
         with self._together():
             self._storage.set_trial_user_attr(running.trial_id, ledger.ATTEMPTS, running.attempts)
         self.emit(**events.retry(running.plan, outcome, running.attempts[-1]["step"]))
@@ -261,7 +276,7 @@ class Study:
         self._use_sampler(number)
         with self._together():
             trial = optuna.trial.Trial(self.optuna, frozen._trial_id)
-            values = suggest(trial, self._request.coordinates)
+            values = self._suggest(trial)
         attempts = list(frozen.user_attrs.get(ledger.ATTEMPTS, ()))
         plan = self._plan(number, found.attempt + found.ended, values)
         announced = found.announced and not found.ended

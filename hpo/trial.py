@@ -23,7 +23,7 @@ from objectives.training.measurement import Measurement
 from search_spaces.schedule import Schedule
 
 State = Literal["complete", "pruned", "failed"]
-Reason = Literal["", "nan", "oom", "lost", "error"]
+Reason = Literal["", "nan", "oom", "lost", "checkpoint", "error"]
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def follow(
 def drain(problem: Problem, plan: Plan, observe: Callable[[Measurement], bool]) -> Outcome:
     """Runs a trial to its end, handing each measurement to `observe`, whose False prunes it.
 
-    Whatever the objective raises becomes an outcome; only KeyboardInterrupt passes through. A
+    Whatever the objective raises becomes an outcome; what `observe` raises passes through. A
     process that the objective forked and that comes back into this code ends here.
     """
     started, owner = time.perf_counter(), os.getpid()
@@ -89,9 +89,15 @@ def drain(problem: Problem, plan: Plan, observe: Callable[[Measurement], bool]) 
     def observed(measurement: Measurement) -> bool:
         if os.getpid() != owner:
             os._exit(0)
-        return observe(measurement)
+        try:
+            return observe(measurement)
+        except Exception as error:
+            raise _ObserverError(error) from error
 
-    outcome = _drained(problem, plan, observed)
+    try:
+        outcome = _drained(problem, plan, observed)
+    except _ObserverError as failed:
+        raise failed.error from None
     if os.getpid() != owner:
         os._exit(0)
     return replace(outcome, seconds=time.perf_counter() - started)
@@ -110,24 +116,33 @@ def _drained(problem: Problem, plan: Plan, observe: Callable[[Measurement], bool
                     )
                 if not goes_on:
                     return Outcome("pruned")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, _ObserverError):
         raise
     except BaseException as error:
         return failure(error)
     return Outcome("complete")
 
 
+class _ObserverError(BaseException):
+    """An error of the one who listens (a full disk, a lost lease), not of the objective."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 def failure(error: BaseException) -> Outcome:
     """The outcome of a trial that raised: out of memory, or an error of the objective's."""
     text = "".join(traceback.format_exception(error))
     if is_out_of_memory(error):
-        return Outcome("failed", "oom", _one_line(error), text)
+        return Outcome("failed", "oom", one_line(error), text)
     if isinstance(error, HpoError):
-        return Outcome("failed", "error", str(error), text)
+        reason: Reason = "checkpoint" if error.code == "bad-checkpoint" else "error"
+        return Outcome("failed", reason, str(error), text)
     if isinstance(error, SystemExit):
         message = f"the objective called sys.exit({error.code!r})"
-        return Outcome("failed", "error", message + _place(error), text)
-    return Outcome("failed", "error", f"{_one_line(error)}{_place(error)}", text)
+        return Outcome("failed", "error", message + place(error), text)
+    return Outcome("failed", "error", f"{one_line(error)}{place(error)}", text)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -140,12 +155,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def _place(error: BaseException) -> str:
+def place(error: BaseException) -> str:
     """File and line where the error arose, outside installed packages if possible."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,7 @@ def _parse(given: Document) -> Any:
     class Constructor(RoundTripConstructor):
         """Reads dates as the text they are."""
 
+    _refuse_deep(given)
     Constructor.add_constructor("tag:yaml.org,2002:timestamp", Constructor.construct_scalar)
     yaml = YAML(typ="rt", pure=True)
     yaml.Constructor = Constructor
@@ -142,6 +144,17 @@ def _parse(given: Document) -> Any:
         raise _at(given, (1, 1), f"not YAML: {str(error).splitlines()[0]}") from None
     except RecursionError:
         raise _at(given, (1, 1), "nested too deeply") from None
+
+
+def _refuse_deep(given: Document) -> None:
+    """Raises SpecError for brackets in brackets beyond use, on which the parser spends minutes."""
+    depth = 0
+    for bracket in re.finditer(r"[\[{\]}]", given.text):
+        depth = depth + 1 if bracket.group() in "[{" else max(0, depth - 1)
+        if depth > 2 * DEEPEST:
+            before = given.text[: bracket.start()]
+            place = (before.count("\n") + 1, bracket.start() - before.rfind("\n"))
+            raise _at(given, place, "nested too deeply")
 
 
 def _not_yaml(given: Document, error: Any) -> SpecError:

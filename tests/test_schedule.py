@@ -91,7 +91,11 @@ FORMULAS = [
 ]
 
 
-@pytest.mark.parametrize(("form", "values", "formula"), FORMULAS, ids=lambda v: str(v)[:30])
+@pytest.mark.parametrize(
+    ("form", "values", "formula"),
+    FORMULAS,
+    ids=[f"{form.kind}-{number}" for number, (form, _, _) in enumerate(FORMULAS)],
+)
 def test_each_form_follows_its_formula(
     form: Form, values: list[float], formula: Callable[[float], float]
 ) -> None:

@@ -50,7 +50,6 @@ def command(
     as_json: bool,
 ) -> None:
     """Prints or saves the discovered schedule."""
-    from hpo import schedulefile
     from hpo.cli import _study
     from hpo.result import open_study
 
@@ -59,29 +58,27 @@ def command(
     schedule = result.schedule if record is None else result.schedule_of(record)
     thinned, error = schedule.thin(knots or SHOWN_KNOTS, 0.0 if knots else SHOWN_TOLERANCE)
     saved, deviation = (thinned, error) if knots else (schedule, 0.0)
-    if out is not None:
-        schedulefile.write(saved, out)
-    if plot is not None:
-        from hpo.plot import draw
-
-        draw(saved, plot)
-    written = [str(path) for path in (out, plot) if path is not None]
+    written = _write(saved, out, plot)
     if as_json:
-        _options.print_json(
-            {
-                "study": result.spec.name,
-                "schedule": saved.to_json(),
-                "deviation": deviation,
-                "saved": written,
-            }
-        )
+        about = {"study": result.spec.name, "deviation": deviation, "saved": written}
+        _options.print_json({**about, "schedule": saved.to_json()})
         return
     for line in _lines(result, thinned, error):
         click.echo(line)
-    for name in written:
-        click.echo(f"saved {name}")
-    if not written:
-        click.echo("Save with --out schedule.json|.csv|.py")
+    for name in written or ["Save with --out schedule.json|.csv|.py"]:
+        click.echo(f"saved {name}" if written else name)
+
+
+def _write(schedule: Schedule, out: Path | None, plot: Path | None) -> list[str]:
+    from hpo import schedulefile
+
+    if out is not None:
+        schedulefile.write(schedule, out)
+    if plot is not None:
+        from hpo.plot import draw
+
+        draw(schedule, plot)
+    return [str(path) for path in (out, plot) if path is not None]
 
 
 def _lines(result: Result, schedule: Schedule, error: float) -> list[str]:

@@ -6,8 +6,10 @@ one after another in the driver's own process, for notebooks and debuggers.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
@@ -63,9 +65,10 @@ def _in_this_process(study: Study, interrupts: Interrupts) -> None:
             return goes_on and study.stopping != "now"
 
         try:
-            with interrupts.raising(True):
+            # What an objective prints must not mix with results on stdout.
+            with interrupts.raising(True), redirect_stdout(sys.stderr):
                 outcome = drain(study.problem, plan, observe)
-        except KeyboardInterrupt:
+        except BaseException:
             study.leave(number)
             raise
         # A trial that did not run to its end because it was told to stop stays open.
