@@ -11,15 +11,15 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from hpo.jsonline import json_line
 from hpo.problem import Problem
+from hpo.progress import Running, Shape
 from hpo.summary import ending, first_line, header
-from hpo.wording import duration, knob, number, plural
+from hpo.wording import number, plural
 from hpo.wording import shown as shown
 
 if TYPE_CHECKING:
@@ -31,9 +31,7 @@ if TYPE_CHECKING:
 Style = Literal["terminal", "lines", "json", "quiet"]
 HEARTBEAT = 30.0
 LINES_A_SECOND = 10
-BAR = 16
 SAME_MOMENT = 20  # milliseconds between the events of one step of the driver
-ETA_FROM = 0.05  # of a trial: before it, the time of a step is not known well enough
 
 # What `hpo run --json` calls the events; the others are for MLflow.
 JSON_NAMES = {
@@ -53,19 +51,6 @@ def style(*, as_json: bool, quiet: bool) -> Style:
         return "quiet"
     redrawn = sys.stderr.isatty() and os.environ.get("TERM") not in {"dumb", "unknown"}
     return "terminal" if redrawn else "lines"
-
-
-@dataclass
-class Running:
-    """A trial that runs, as far as its measurements tell."""
-
-    started: float
-    step: int = 0
-    progress: float = 0.0
-    value: float | None = None
-    best: float | None = None
-    best_step: int = 0
-    point: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Console:
@@ -107,7 +92,7 @@ class Console:
         self.space = problem.space
         self.steps = problem.training.steps if problem.training is not None else None
         if self.style == "json":
-            plain = {"spec": problem.spec.plain(), "notes": problem.notes, "folder": str(folder)}
+            plain = {"spec": problem.spec.shown(), "notes": problem.notes, "folder": str(folder)}
             self._print_json({"event": "header", **plain})
         for line in header(problem, folder, slots):
             self.line(line)
@@ -157,14 +142,7 @@ class Console:
 
     def _on_measurement(self, event: Mapping[str, Any]) -> None:
         running = self._running.setdefault(event["trial"], Running(self.clock()))
-        value = event["metrics"].get(self.metric)
-        running.step, running.progress = event["step"], event["progress"]
-        running.value, running.point = value, event["point"]
-        lower = self.direction == "minimize"
-        if value is not None and (
-            running.best is None or (value < running.best if lower else value > running.best)
-        ):
-            running.best, running.best_step = value, event["step"]
+        running.take(event, self.metric, self.direction, self.clock())
 
     def _on_retry(self, event: Mapping[str, Any]) -> None:
         trial = event["trial"]
@@ -250,31 +228,14 @@ class Console:
 
     def progress(self, width: int) -> list[str]:
         """A line for each running trial, and one for the study."""
-        lines = [self._of_trial(n, one, width) for n, one in list(self._running.items())]
+        now, shape = self.clock(), Shape(self.metric, self.steps, self.space, width)
+        lines = [shape.line(n, one, now) for n, one in list(self._running.items())]
         if not self._ended:
             return lines
         best = ""
         if self._best is not None:
             best = f"   best {self.metric} {number(self._best[0])} (trial {self._best[1]})"
         return [*lines, f"{plural(self._ended, 'trial')} ended{best}"]
-
-    def _of_trial(self, trial: int, running: Running, width: int) -> str:
-        filled = round(BAR * running.progress)
-        steps = f"{running.progress:4.0%}"
-        if self.steps is not None:
-            steps = f"{running.step:{len(str(self.steps))}}/{self.steps}"
-        first = [f"trial {trial}", "#" * filled + "-" * (BAR - filled), steps]
-        if running.value is not None:
-            first.append(f"{self.metric} {number(running.value)}")
-        last = []
-        if running.progress >= ETA_FROM:
-            spent = self.clock() - running.started
-            last.append(f"eta {duration(spent * (1 - running.progress) / running.progress)}")
-        middle = []
-        if running.best is not None:
-            middle.append(f"best {number(running.best)} @{running.best_step}")
-        middle += [f"{n} {knob(self.space.get(n), v)}" for n, v in running.point.items()]
-        return _fitted(first, middle, last, width)
 
     def _json(self, event: Mapping[str, Any]) -> None:
         kind = JSON_NAMES.get(event["event"])
@@ -284,11 +245,3 @@ class Console:
     def _print_json(self, data: Mapping[str, Any]) -> None:
         with contextlib.suppress(OSError):  # nobody reads any more: the study goes on
             print(json_line(data), file=self.out, flush=True)
-
-
-def _fitted(first: Sequence[str], middle: Sequence[str], last: Sequence[str], width: int) -> str:
-    """All that fits a line, the entries in the middle given up from behind."""
-    kept = list(middle)
-    while kept and len("   ".join([*first, *kept, *last])) >= width:
-        kept.pop()
-    return "   ".join([*first, *kept, *last])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpo import reference
 from hpo.errors import Conflict, HpoError
 from hpo.spec import StudySpec, from_mapping
 from search_spaces.plugins import closest
@@ -130,11 +131,12 @@ def refuse_existing(folder: Folder, described: str) -> None:
         )
 
 
-def write_spec(folder: Folder, data: dict[str, Any]) -> None:
-    """Stores the resolved spec beside its ledger."""
+def write_spec(folder: Folder, spec: StudySpec) -> None:
+    """Stores the resolved spec beside its ledger; for its owner alone if it holds a password."""
     from hpo.yamlfile import dump
 
-    replace_text(folder.spec, dump(data))
+    data = {**spec.plain(), "objective": reference.absolute(spec.objective)}
+    replace_text(folder.spec, dump(data), mode=0o600 if spec.secret else 0o644)
 
 
 def read_spec(folder: Folder) -> StudySpec:
@@ -143,12 +145,13 @@ def read_spec(folder: Folder) -> StudySpec:
 
     document = yamlfile.load(folder.spec)
     try:
-        return from_mapping(document.data, default_name=folder.name)
+        spec = from_mapping(document.data, default_name=folder.name)
     except HpoError as error:
         raise document.locate(error) from None
+    return spec.model_copy(update={"objective": reference.short(spec.objective)})
 
 
-def replace_text(path: Path, text: str) -> None:
+def replace_text(path: Path, text: str, mode: int = 0o644) -> None:
     """Writes `text` to `path` so that a reader sees the old text or the new, never a part.
 
     Makes the folder if it is missing. Raises HpoError where it cannot be written.
@@ -159,7 +162,7 @@ def replace_text(path: Path, text: str) -> None:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
         with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
             file.write(text)
-        Path(temporary).chmod(0o644)
+        Path(temporary).chmod(mode)
         Path(temporary).replace(path)
     except OSError as error:
         raise HpoError(

@@ -62,14 +62,14 @@ def _tracker(study: Study, how: Launch) -> Tracker | None:
         study=spec.name,
         key=_study_key(study),
         experiment=spec.objective,
-        params=_flat({**spec.plain(), "versions": versions()}),
+        params=_flat({**spec.shown(), "versions": versions()}),
         tags={
             "hpo.study": spec.name,
             "hpo.sampler": spec.sampler,
             "hpo.seed": str(spec.seed),
             **git_state(),
         },
-        artifacts=[str(study.folder.spec)],
+        artifacts=[] if spec.secret else [str(study.folder.spec)],
         metric=spec.metric,
     )
     if not spec.mlflow:
@@ -106,7 +106,8 @@ def _drive(study: Study, how: Launch) -> str:
 
 def _finish(study: Study, result: Result, status: str, tracker: Tracker | None) -> Delivery | None:
     ranked = result.ranked
-    artifacts = [study.folder.spec, study.folder.schedule]
+    spec_file = [] if study.spec.secret else [study.folder.spec]
+    artifacts = [*spec_file, study.folder.schedule]
     ended = {"interrupted": "stopped", "finished": "finished" if ranked else "failed"}
     study.emit(
         "close",

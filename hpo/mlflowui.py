@@ -23,8 +23,9 @@ from urllib.parse import quote, urlencode
 from urllib.request import urlopen
 
 from hpo.errors import Unavailable
+from hpo.masking import without_password
 from hpo.tracking import cursor as cursors
-from hpo.tracking.address import is_server, resolve_uri, shown
+from hpo.tracking.address import is_server, resolve_uri
 
 HOST = "127.0.0.1"
 _MOST_COMPARED = 20  # runs on one comparison page; it is slow above a hundred
@@ -122,7 +123,7 @@ def runs_link(base: str, study: StudyRuns) -> str:
 
 def text(base: str, store: str, studies: Sequence[StudyRuns]) -> str:
     """What `hpo ui` prints: where MLflow is, and what to open there for the first of `studies`."""
-    lines = [f"MLflow at {shown(base)}  ({store})"]
+    lines = [f"MLflow at {without_password(base)}  ({store})"]
     for study in studies[:1]:
         lines += _for_study(base, study)
     if len(studies) > 1:

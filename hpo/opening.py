@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import optuna
 
 from hpo import ledger
+from hpo import storage as storages
 from hpo.errors import Conflict, HpoError
 from hpo.folder import Folder, refuse_existing, write_spec
 from hpo.journal import Journal, ReadOnlyJournal
 from hpo.ledger import TrialRecord
 from hpo.lock import DriverLock, Lease, lock
+from hpo.masking import without_password
 from hpo.problem import Problem
 from hpo.samplers._suggest import to_param
 from hpo.study import Study
@@ -36,17 +37,21 @@ def open_for_driving(problem: Problem, folder: Folder, resume: bool = False) -> 
         folder.stop_request.unlink(missing_ok=True)  # meant for a driver that is gone
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         journal = Journal(folder.journal) if spec.storage is None else None
+        begun = resume and folder.spool.exists() and folder.spool.stat().st_size > 0
         storage: Any
         if journal is not None:
             storage = _replayed(journal, folder)
         else:
-            storage = remote_storage(str(spec.storage))
+            storage = storages.remote(str(spec.storage), must_exist=begun)
         study = _known(storage, spec.name)
+        where = spec.storage or str(folder.journal)
         if study is not None and not resume:
-            raise _taken(spec.name, spec.storage or str(folder.journal))
+            raise _taken(spec.name, where)
+        if study is None and begun and journal is None:  # a journal may have been cut by a crash
+            raise _lost(spec.name, where)
         if study is not None and journal is None:
             guards.append(Lease(study, spec.name))
-        write_spec(folder, spec.plain())
+        write_spec(folder, spec)
         if study is None:
             study = _created(storage, spec)
             if journal is None:
@@ -60,26 +65,6 @@ def open_for_driving(problem: Problem, folder: Folder, resume: bool = False) -> 
         raise
 
 
-def remote_storage(url: str) -> Any:
-    """Optuna's storage at a database URL. Raises HpoError naming what is wrong with it."""
-    try:
-        return optuna.storages.RDBStorage(url)
-    except ImportError as error:
-        raise HpoError(
-            f"storage {_without_password(url)}: {error}",
-            hint="install the database's driver, for example psycopg2-binary or pymysql",
-            code="storage",
-            path=("storage",),
-        ) from None
-    except Exception as error:
-        raise HpoError(
-            f"storage {_without_password(url)}: {str(error).splitlines()[0]}",
-            hint="a URL such as postgresql://user@host/database or sqlite:////path/file.db",
-            code="storage",
-            path=("storage",),
-        ) from None
-
-
 def read_records(
     folder: Folder, storage: str | None, name: str, space: SearchSpace
 ) -> list[TrialRecord]:
@@ -89,7 +74,7 @@ def read_records(
             return []
         backend: Any = _replayed(ReadOnlyJournal(folder.journal), folder)
     else:
-        backend = remote_storage(storage)
+        backend = storages.remote(storage, must_exist=True)
     try:
         study_id = backend.get_study_id_from_name(name)
     except KeyError:
@@ -128,9 +113,17 @@ def _created(storage: Any, spec: StudySpec) -> optuna.Study:
 
 def _taken(name: str, where: str) -> Conflict:
     return Conflict(
-        f"study {name} exists in {_without_password(where)}",
+        f"study {name} exists in {without_password(where)}",
         hint="choose another --name, or resume it where its folder is",
         code="exists",
+    )
+
+
+def _lost(name: str, where: str) -> HpoError:
+    return HpoError(
+        f"study {name} has begun, but its trials are not in {without_password(where)}",
+        hint="put the ledger back, or begin another study with --name",
+        code="lost-ledger",
     )
 
 
@@ -142,7 +135,3 @@ def _enqueue_start(study: optuna.Study, problem: Problem) -> None:
     domains = problem.space.coordinates()
     start = problem.space.start_coordinates()
     study.enqueue_trial({name: to_param(domains[name], value) for name, value in start.items()})
-
-
-def _without_password(url: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)

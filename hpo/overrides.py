@@ -8,6 +8,7 @@ from typing import Any
 
 from hpo.document import Document
 from hpo.errors import HpoError, SpecError, exit_code
+from hpo.masking import without_password
 from hpo.yamlfile import scalar
 from search_spaces import presets
 
@@ -28,14 +29,25 @@ class Override:
 
 
 def override(text: str) -> Override:
-    """`KEY=VALUE` of the command line, VALUE read as YAML. Raises HpoError without a `=`."""
+    """`KEY=VALUE` of the command line, VALUE read as YAML.
+
+    Raises HpoError without a `=`, or for a list, mapping or quoted text that cannot be read.
+    """
+    origin = without_password(f"--set {text}")
     key, found, value = text.partition("=")
     path = tuple(part.strip() for part in key.split("."))
     if not found or not all(path):
         raise HpoError(
-            f"--set {text}: write KEY=VALUE", hint="for example --set budget.trials=8", code="set"
+            f"{origin}: write KEY=VALUE", hint="for example --set budget.trials=8", code="set"
         )
-    return Override(path, scalar(value), f"--set {text}")
+    read = scalar(value)
+    if read == value and value.lstrip().startswith(("[", "{", '"', "'")):
+        raise HpoError(
+            f"{origin}: {value} is not YAML",
+            hint="close the bracket or the quote; the shell may have taken quotes away",
+            code="set",
+        )
+    return Override(path, read, origin)
 
 
 def laid_over(data: Mapping[str, Any], overrides: Sequence[Override]) -> dict[str, Any]:
@@ -79,8 +91,9 @@ def _holds_keys(data: Any, path: Sequence[str | int]) -> bool:
 
 
 def _from_option(change: Override, error: HpoError) -> SpecError:
+    told = error.message.startswith(change.origin.lstrip("-"))  # --objective X: objective X: …
     blamed = SpecError(
-        f"{change.origin}: {error.message}",
+        error.message if told else f"{change.origin}: {error.message}",
         hint=error.hint,
         code=error.code,
         found=error.found,

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo import engines
+from hpo import engines, reference
 from hpo import folder as folders
 from hpo import problem as problems
 from hpo.engines import Slots
 from hpo.errors import HpoError
 from hpo.folder import Folder
+from hpo.masking import without_password
 from hpo.problem import Problem
 from hpo.result import read
 from hpo.spec import CHANGEABLE, StudySpec, from_mapping
@@ -49,7 +50,7 @@ def prepare(spec: StudySpec, how: Launch) -> tuple[StudySpec, Folder, Problem]:
             hint="leave it out, or begin another study with --name",
             code="start-from",
         )
-    problem = resolve(resumed(spec, folder), how)
+    problem = resolve(resumed(_placed(spec), folder), how)
     if "space" in spec.model_fields_set and spec.space != problem.spec.space:
         _refuse_other_space(spec, problem)
     return problem.spec, folder, problem
@@ -63,13 +64,14 @@ def resolve(spec: StudySpec, how: Launch) -> Problem:
     from hpo import pruners, samplers
 
     engines.load(spec.engine)
+    spec = _placed(spec)
     _check_tracking(spec, how.mlruns)
     problem = problems.load(spec)
     if how.start is not None:
         problem = replace(problem, space=_started(problem, how.start))
     spec = problem.spec.model_copy(update={"space": problem.space.spec()})
     sampler = samplers.load(spec.sampler)
-    options = samplers.parse_options(sampler, spec.sampler_options)
+    options = samplers.parse_options(sampler, spec.sampler_options, spec.sampler)
     request = samplers.Request(problem.space.coordinates(), options, spec.budget.trials)
     samplers.check(sampler, spec.sampler, request)
     pruners.build(spec.prune, 1, None)
@@ -77,19 +79,32 @@ def resolve(spec: StudySpec, how: Launch) -> Problem:
     return replace(problem, spec=spec)
 
 
-def _check_tracking(spec: StudySpec, mlruns: Path) -> None:
-    """Raises HpoError if MLflow would refuse the address, or the folder: it holds runs in the
-    withdrawn format."""
-    if not spec.mlflow:
-        return
-    from hpo.tracking.address import old_file_store, resolve_uri
+def _placed(spec: StudySpec) -> StudySpec:
+    """The spec with addresses that mean the same from every working directory.
 
-    if spec.tracking_uri:
+    Raises HpoError for one that no database or MLflow server can have.
+    """
+    places: dict[str, str] = {}
+    if spec.storage is not None:
+        from hpo.storage import resolved
+
+        places["storage"] = resolved(spec.storage)
+    if spec.mlflow and spec.tracking_uri:
+        from hpo.tracking.address import resolve_uri
+
         try:
-            resolve_uri(spec.tracking_uri)
+            places["tracking_uri"] = resolve_uri(spec.tracking_uri)
         except HpoError as error:
             raise error.under("tracking_uri") from None
+    return spec.model_copy(update=places)
+
+
+def _check_tracking(spec: StudySpec, mlruns: Path) -> None:
+    """Raises HpoError if MLflow would refuse the folder: it holds runs in the withdrawn format."""
+    if not spec.mlflow or spec.tracking_uri:
         return
+    from hpo.tracking.address import old_file_store
+
     text = old_file_store(mlruns)
     if text is not None:
         message, _, hint = text.partition("\n")
@@ -103,14 +118,20 @@ def resumed(spec: StudySpec, folder: Folder) -> StudySpec:
     stored = folders.read_spec(folder)
     changes: dict[str, Any] = {}
     for key in spec.model_fields_set - {"name", "space", "minimize", "maximize"}:
-        value = getattr(spec, key)
+        before, value = getattr(stored, key), getattr(spec, key)
         if key in CHANGEABLE:
             changes[key] = _merged_budget(stored, spec) if key == "budget" else value
-        elif value != getattr(stored, key):
-            raise _changed(spec.name, key, getattr(stored, key), value)
+        elif key == "objective" and reference.absolute(value) == reference.absolute(before):
+            continue
+        elif value != before:
+            raise _changed(spec.name, key, _told(before), _told(value))
     if (spec.minimize or spec.maximize) and _goal(spec) != _goal(stored):
         raise _changed(spec.name, "goal", _goal(stored), _goal(spec), path=(spec.direction,))
     return stored.model_copy(update=changes)
+
+
+def _told(value: object) -> object:
+    return without_password(value) if isinstance(value, str) else value
 
 
 def _goal(spec: StudySpec) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo.errors import HpoError
-from hpo.folder import replace_text
+from hpo.folder import Folder, replace_text
 from hpo.result import open_study
 from search_spaces.schedule import Schedule
 
@@ -39,9 +39,9 @@ def read(path: Path) -> Schedule:
 
 
 def find(source: str, mlruns: Path) -> Schedule:
-    """The schedule a user means: a JSON file, or a study whose best trial followed it."""
-    path = Path(source)
-    if path.suffix == ".json" or (path.is_file() and not path.is_dir()):
+    """The schedule a user means: that of a study's best trial, else a JSON file."""
+    path, study = Path(source), Folder(mlruns.absolute() / "studies" / source)
+    if not study.exists() and (path.suffix == ".json" or path.is_file()):
         return read(path)
     return open_study(source, mlruns).schedule
 

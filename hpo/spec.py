@@ -11,7 +11,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from hpo.document import Document
 from hpo.errors import HpoError
+from hpo.masking import without_password
 from hpo.overrides import Override, laid_over, located
+from hpo.reference import beside
 from search_spaces.plugins import closest
 
 _DURATION = re.compile(r"^(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?$")
@@ -96,6 +98,20 @@ class StudySpec(_Record):
         """The spec as plain data, complete, in the order of the file."""
         return self.model_dump(exclude_none=True)
 
+    def shown(self) -> dict[str, Any]:
+        """The same without passwords: for all that is printed, logged or sent."""
+        addresses = {
+            key: without_password(address)
+            for key in ("storage", "tracking_uri")
+            if (address := getattr(self, key)) is not None
+        }
+        return {**self.plain(), **addresses}
+
+    @property
+    def secret(self) -> bool:
+        """Whether it holds a password."""
+        return self.shown() != self.plain()
+
 
 # What a resumed study may change: how much and where, never what.
 CHANGEABLE = frozenset(
@@ -114,9 +130,12 @@ def parse(document: Document, overrides: Sequence[Override] = ()) -> StudySpec:
     except HpoError as error:  # what the file holds cannot be laid over
         raise located(error, document) from None
     try:
-        return from_mapping(data, default_name=_stem(document.name))
+        spec = from_mapping(data, default_name=_stem(document.name))
     except HpoError as error:
         raise located(error, document, overrides) from None
+    if any(change.path[0] == "objective" for change in overrides):
+        return spec  # an option is meant from the current folder
+    return spec.model_copy(update={"objective": beside(spec.objective, document.name)})
 
 
 def from_mapping(data: Mapping[str, Any], default_name: str = "") -> StudySpec:

@@ -60,7 +60,9 @@ class Study:
         self._storage = optuna_study._storage
         self._journal, self._guards = journal, guards
         self._sampler = samplers.load(self.spec.sampler)
-        options = samplers.parse_options(self._sampler, self.spec.sampler_options)
+        options = samplers.parse_options(
+            self._sampler, self.spec.sampler_options, self.spec.sampler
+        )
         self._request = Request(problem.space.coordinates(), options, self.spec.budget.trials)
         self._pruning = Pruning(
             optuna_study, self.spec.prune, self.spec.metric, lambda: self._together(durable=False)

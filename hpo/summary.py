@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo._version import __version__
 from hpo.errors import printable
+from hpo.masking import without_password
 from hpo.problem import Problem
 from hpo.wording import (
     describe,
@@ -106,7 +107,7 @@ def closing(result: Result) -> list[str]:
     lines.append(f"schedule  {shown(result.folder.schedule)}")
     if spec.mlflow:
         where = spec.tracking_uri or shown(result.folder.mlruns / "mlflow.db")
-        lines.append(f"mlflow    {printable(where)}")
+        lines.append(f"mlflow    {printable(without_password(where))}")
     commands = {"hpo schedule": "look at what was discovered", "hpo show": "every trial"}
     if spec.mlflow:
         commands["hpo ui"] = "compare the runs in MLflow"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -97,7 +98,7 @@ def shown(path: Path) -> str:
 def mlruns_option(mlruns: Path) -> str:
     """` --mlruns DIR` where a command needs it to find this folder from here, else nothing."""
     default = Path(os.environ.get("HPO_MLRUNS") or "mlruns").absolute()
-    return "" if mlruns.absolute() == default else f" --mlruns {shown(mlruns)}"
+    return "" if mlruns.absolute() == default else f" --mlruns {shlex.quote(shown(mlruns))}"
 
 
 def terminal_width() -> int | None:

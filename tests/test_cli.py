@@ -14,6 +14,7 @@ import shlex
 import shutil
 import signal
 import struct
+import subprocess
 import sys
 import termios
 import time
@@ -541,6 +542,16 @@ def test_progress_that_nobody_reads_does_not_stop_a_study(here: Path) -> None:
         os.close(writer)
         out, _ = running.communicate(timeout=60)
     assert running.returncode == 0 and out.startswith("\nbest      trial ")
+
+
+def test_closed_streams_are_no_error(here: Path) -> None:
+    file = study_file(here)
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        shutil.rmtree(here / "mlruns", ignore_errors=True)
+        command = f"{sys.executable} -m hpo.cli run {file} {closed}"
+        ended = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended
+        assert "Traceback" not in ended.stderr and "Error" not in ended.stderr
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])

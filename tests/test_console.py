@@ -4,6 +4,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -381,6 +382,26 @@ def test_the_time_left_is_told_after_a_twentieth(drawn: Console, clock: Clock) -
     assert drawn.progress(200)[0].endswith("eta 0.0s")
 
 
+def test_the_time_a_worker_takes_to_start_is_not_the_time_of_a_step(
+    drawn: Console, clock: Clock
+) -> None:
+    drawn.style = "quiet"
+    drawn(start())
+    clock.now = 20.0
+    running(drawn, 30, 0.5)
+    clock.now = 30.0
+    running(drawn, 1530, 0.4)
+    assert drawn.progress(200)[0].endswith("eta 9.8s")
+
+
+def test_the_best_step_is_told_by_the_hold_out(drawn: Console) -> None:
+    for step, value, holdout in ((1, 0.9, 0.9), (2, 0.5, 0.4), (3, 0.3, 0.6)):
+        event = measured(0, step, 3000)
+        event["metrics"] = {"val_loss": value, "holdout_loss": holdout}
+        drawn._on_measurement(event)
+    assert "val_loss 0.300   best 0.500 @2" in drawn.progress(200)[0]
+
+
 def test_a_study_is_a_line_once_something_has_ended(drawn: Console) -> None:
     drawn._on_start(start())
     drawn._live and drawn.close()
@@ -502,3 +523,33 @@ def test_the_end_of_a_study_without_a_result_says_so(mlruns: Path) -> None:
     study = opened(mlruns)
     study.close()
     assert closing(read(study.folder))[1].startswith("no trial has completed yet   folder ")
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_end_tells_best_start_hold_out_places_and_what_comes_next(
+    mlruns: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from studies import run
+
+    monkeypatch.chdir(mlruns.parent)
+    monkeypatch.delenv("HPO_MLRUNS", raising=False)
+    space = {"x": {"low": 0, "high": 1, "start": 0.01}}
+    result = run(mlruns, "held_out", space=space, sampler="random", trials=4)
+    best, start = result.ranked[0], result.start
+    assert start is not None and start.value is not None and best.number != 0
+    tracked = result.spec.model_copy(
+        update={"mlflow": True, "budget": result.spec.budget.model_copy(update={"trials": 9})}
+    )
+    assert closing(replace(result, spec=tracked)) == [
+        "",
+        f"best      trial {best.number}, val_loss {number(best.value)}"
+        f" (start values reached {number(start.value)})",
+        f"hold-out  {number(best.holdout)} (start values {number(start.holdout)}):"
+        " what trials are ranked by",
+        "ended     after 4 of 9 trials   continue:  hpo run --resume --name s",
+        "schedule  mlruns/studies/s/schedule.json",
+        "mlflow    mlruns/mlflow.db",
+        "next      hpo schedule      look at what was discovered",
+        "          hpo show          every trial",
+        "          hpo ui            compare the runs in MLflow",
+    ]

@@ -100,8 +100,11 @@ def test_nothing_imports_the_commands() -> None:
     ("layer", "allowed"),
     [
         (("hpo.samplers", "hpo.pruners"), ("hpo.samplers", "hpo.pruners", "search_spaces")),
-        (("hpo.tracking",), ("hpo.tracking", "hpo.spool", "hpo.errors", "search_spaces.errors")),
-        (("hpo.spool", "hpo.provenance", "hpo.engines._interrupts"), ()),
+        (
+            ("hpo.tracking",),
+            ("hpo.tracking", "hpo.spool", "hpo.masking", "hpo.errors", "search_spaces.errors"),
+        ),
+        (("hpo.spool", "hpo.masking", "hpo.provenance", "hpo.engines._interrupts"), ()),
     ],
 )
 def test_what_stands_alone_imports_nothing_else(

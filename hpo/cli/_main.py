@@ -73,6 +73,8 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and ends the process with its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    sys.stdout = sys.stdout or io.StringIO()  # None where the caller closed it
+    sys.stderr = sys.stderr or io.StringIO()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a message is never lost for its characters
             stream.reconfigure(errors="backslashreplace")

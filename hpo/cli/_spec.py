@@ -10,6 +10,7 @@ from typing import Any
 
 from hpo.document import Document
 from hpo.errors import HpoError
+from hpo.masking import without_password
 from hpo.overrides import Override, located, override
 from hpo.spec import StudySpec, parse
 from hpo.yamlfile import LARGEST_FILE, load
@@ -66,7 +67,7 @@ def overrides(sets: tuple[str, ...], options: Mapping[str, Any]) -> list[Overrid
 
 
 def _written(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else without_password(str(value))
 
 
 def _document(source: str | None, options: Mapping[str, Any]) -> Document:

@@ -29,6 +29,7 @@ Examples:
 @_options.traceback
 def command(directory: Path, kind: str, force: bool, as_json: bool) -> None:
     """Writes study.yaml and objective.py to edit."""
+    import shlex
     from importlib.resources import files
 
     from hpo.errors import Conflict, HpoError
@@ -57,5 +58,5 @@ def command(directory: Path, kind: str, force: bool, as_json: bool) -> None:
         return
     for path in targets:
         click.echo(f"wrote {path}")
-    enter = "" if directory == Path() else f"cd {directory} && "
+    enter = "" if directory == Path() else f"cd {shlex.quote(str(directory))} && "
     click.echo(f"next  {enter}hpo check study.yaml && hpo run study.yaml")

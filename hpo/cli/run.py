@@ -192,7 +192,7 @@ def _plan(
 
     spec, folder, problem = prepare(described, Launch(mlruns, resume, start=start))
     if as_json:
-        _options.print_json({"plan": spec.plain(), "folder": str(folder.path)})
+        _options.print_json({"plan": spec.shown(), "folder": str(folder.path)})
         return
     for line in header(problem, folder.path, slots_text(spec)):
         click.echo(line)

@@ -73,11 +73,11 @@ def command(port: int, study: str | None, print_only: bool, mlruns: Path, as_jso
 
 def _described(uri: str) -> str:
     from hpo import wording
+    from hpo.masking import without_password
     from hpo.tracking import database_file
-    from hpo.tracking.address import shown
 
     file = database_file(uri)
-    return f"database {wording.shown(file)}" if file else shown(uri)
+    return f"database {wording.shown(file)}" if file else without_password(uri)
 
 
 def _deliver(folder: Folder) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from hpo.errors import HpoError
+from hpo.masking import without_password
 
 _LOCAL = "sqlite:///"
 _SERVERS = ("http://", "https://", "databricks")
@@ -25,23 +25,24 @@ def resolve_uri(uri: str, base: Path | None = None) -> str:
     uri = uri.strip()
     if uri.startswith(_SERVERS):
         return uri.rstrip("/")
+    told = f"tracking address {without_password(uri)!r}"
     scheme = uri.partition("://")[0].partition("+")[0]
     if "://" not in uri or scheme not in _DATABASES:
         raise HpoError(
-            f"tracking address {uri!r}: MLflow 3.13+ no longer keeps runs in plain folders",
+            f"{told}: MLflow 3.13+ no longer keeps runs in plain folders",
             hint="give a server, http://host:5000, or a database, sqlite:///mlruns/mlflow.db",
             code="bad-tracking-uri",
-            found=uri,
+            found=without_password(uri),
         )
     if scheme != "sqlite":
         return uri
     path = uri.partition("://")[2].removeprefix("/")
     if not path or path.startswith(":memory:"):
         raise HpoError(
-            f"tracking address {uri!r} is a database in memory: it is lost when the study ends",
+            f"{told} is a database in memory: it is lost when the study ends",
             hint="name a file, sqlite:///mlruns/mlflow.db",
             code="bad-tracking-uri",
-            found=uri,
+            found=without_password(uri),
         )
     return f"{_LOCAL}{(base or Path.cwd()).absolute() / path}"
 
@@ -49,11 +50,6 @@ def resolve_uri(uri: str, base: Path | None = None) -> str:
 def is_server(uri: str) -> bool:
     """Whether `uri` names a tracking server, which decides itself where artifacts go."""
     return uri.startswith(_SERVERS)
-
-
-def shown(uri: str) -> str:
-    """`uri` without a password, for messages."""
-    return re.sub(r"://[^/@]*@", "://", uri)
 
 
 def database_file(uri: str) -> Path | None:
@@ -72,10 +68,10 @@ def old_file_store(mlruns: Path) -> str | None:
     )
     if not folders:
         return None
-    shown = ", ".join(f"{name}/" for name in folders[:3]) + (", ..." if len(folders) > 3 else "")
+    named = ", ".join(f"{name}/" for name in folders[:3]) + (", ..." if len(folders) > 3 else "")
     noun = "folder" if len(folders) == 1 else "folders"
     return (
-        f"{mlruns} holds an old MLflow file store ({noun} {shown}). "
+        f"{mlruns} holds an old MLflow file store ({noun} {named}). "
         "MLflow 3.13+ no longer opens it.\n"
         f"keep it: mlflow migrate-filestore --source {mlruns} --target {_LOCAL}{mlruns}/mlflow.db"
         "      or start fresh: --mlruns runs2"

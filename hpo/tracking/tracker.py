@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hpo.masking import without_password
 from hpo.spool import Spool
 from hpo.tracking import cursor as cursors
-from hpo.tracking.address import is_server, resolve_uri, shown
+from hpo.tracking.address import is_server, resolve_uri
 from hpo.tracking.quiet import settings
 from hpo.tracking.sender import Forgotten, Sender
 from hpo.tracking.store import Store
@@ -173,9 +174,9 @@ def _explain(error: Exception, uri: str) -> str:
     """What is wrong, in a line."""
     text = str(error) or type(error).__name__
     if is_server(uri) and "failed with exception" in text:
-        return f"{shown(uri)} does not answer"
+        return f"{without_password(uri)} does not answer"
     if is_server(uri) and text.startswith("API request to"):
-        return _short(f"{shown(uri)} does not answer as MLflow does: {text}")
+        return _short(f"{without_password(uri)} does not answer as MLflow does: {text}")
     return _short(text)
 
 
