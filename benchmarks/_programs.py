@@ -43,12 +43,12 @@ def memory(arguments: list[str]) -> None:
     """The command hpo with Optuna's storage in memory behind `--storage`."""
     from optuna.storages import InMemoryStorage
 
-    from hpo import opening
+    from hpo import storage
     from hpo.cli import main as command
 
     ledger = InMemoryStorage()
-    opening.remote_storage = lambda url: ledger
-    command([*arguments, "--storage", "memory"])
+    storage.remote = lambda url, **options: ledger  # type: ignore[assignment]
+    command([*arguments, "--storage", "sqlite:///memory.db"])
 
 
 def main() -> None:
