@@ -40,15 +40,14 @@ def raw(sampler_name: str, storage_name: str, trials: int) -> None:
 
 
 def memory(arguments: list[str]) -> None:
-    """The command hpo with Optuna's storage in memory behind `--storage`."""
-    from optuna.storages import InMemoryStorage
+    """The command hpo with Optuna's storage in memory where its journal would be."""
+    import optuna
 
-    from hpo import storage
     from hpo.cli import main as command
 
-    ledger = InMemoryStorage()
-    storage.remote = lambda url, **options: ledger  # type: ignore[assignment]
-    command([*arguments, "--storage", "sqlite:///memory.db"])
+    ledger = optuna.storages.InMemoryStorage()
+    optuna.storages.JournalStorage = lambda backend: ledger  # type: ignore
+    command(arguments)
 
 
 def main() -> None:

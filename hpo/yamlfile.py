@@ -10,6 +10,7 @@ from typing import Any
 from hpo.document import TOP, Document, Path_, Place, line_of
 from hpo.errors import SpecError
 
+_PLAIN_TEXT = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./:@+-]*")
 LARGEST_FILE = 200_000
 MOST_NODES = 20_000
 DEEPEST = 40
@@ -48,9 +49,10 @@ def dump(data: Mapping[str, Any]) -> str:
     from ruamel.yaml.representer import RoundTripRepresenter
 
     class Representer(RoundTripRepresenter):
-        """Writes null as a word."""
+        """Writes null as a word, and text in quotes unless it is plain words."""
 
     Representer.add_representer(type(None), _null)
+    Representer.add_representer(str, _text)
     yaml = YAML()
     yaml.Representer = Representer
     yaml.default_flow_style = None
@@ -62,6 +64,11 @@ def dump(data: Mapping[str, Any]) -> str:
 
 def _null(representer: Any, _: None) -> Any:
     return representer.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+def _text(representer: Any, text: str) -> Any:
+    style = None if _PLAIN_TEXT.fullmatch(text) else '"'
+    return representer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 def scalar(text: str) -> Any:

@@ -36,8 +36,11 @@ from search_spaces.schedule import Schedule
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 PACKAGES = ("hpo", "objectives", "search_spaces")
-# The quickstart takes minutes. What it prints has the same lines when it is short.
-SHORTENED = {"hpo run": "hpo run --trials 4 --steps 60"}
+# The quickstart takes minutes. What a study prints has the same lines when it is short.
+SHORTENED = {
+    "hpo run": "hpo run --trials 4 --steps 60",
+    "hpo run study.yaml": "hpo run study.yaml --trials 4 --steps 40",
+}
 SECONDS = 120.0
 
 

@@ -11,6 +11,8 @@ from click.shell_completion import CompletionItem
 
 from hpo.jsonline import json_line
 
+HELP = {"help_option_names": ["-h", "--help"]}  # of its own: also where no group is above it
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 

@@ -22,7 +22,7 @@ Examples:
 """
 
 
-@click.command("check", epilog=EXAMPLES)
+@click.command("check", epilog=EXAMPLES, context_settings=_options.HELP)
 @click.argument("spec", required=False, metavar="[SPEC]", type=click.Path())
 @_options.problem
 @click.option("--set", "sets", multiple=True, metavar="KEY=VALUE", help="Sets a key of the spec.")

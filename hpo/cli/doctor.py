@@ -15,7 +15,7 @@ Examples:
 """
 
 
-@click.command("doctor", epilog=EXAMPLES)
+@click.command("doctor", epilog=EXAMPLES, context_settings=_options.HELP)
 @_options.common
 def command(mlruns: Path, as_json: bool) -> int:
     """Checks versions, devices, write access, databases and data; says what to do."""

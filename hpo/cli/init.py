@@ -15,7 +15,7 @@ Examples:
 """
 
 
-@click.command("init", epilog=EXAMPLES)
+@click.command("init", epilog=EXAMPLES, context_settings=_options.HELP)
 @click.argument("directory", default=".", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
     "--kind",

@@ -20,7 +20,7 @@ Examples:
 """
 
 
-@click.command("list", epilog=EXAMPLES)
+@click.command("list", epilog=EXAMPLES, context_settings=_options.HELP)
 @click.argument(
     "what",
     type=click.Choice(

@@ -25,7 +25,7 @@ Examples:
 """
 
 
-@click.command("run", epilog=EXAMPLES)
+@click.command("run", epilog=EXAMPLES, context_settings=_options.HELP)
 @click.argument("spec", required=False, metavar="[SPEC]", type=click.Path())
 @click.option(
     "--name",

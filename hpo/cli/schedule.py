@@ -23,7 +23,7 @@ Examples:
 SHOWN_KNOTS, SHOWN_TOLERANCE = 8, 0.02
 
 
-@click.command("schedule", epilog=EXAMPLES)
+@click.command("schedule", epilog=EXAMPLES, context_settings=_options.HELP)
 @_options.study_argument
 @click.option(
     "--trial", type=click.IntRange(0), metavar="N", help="Of this trial instead of the best."

@@ -23,7 +23,7 @@ Examples:
 """
 
 
-@click.command("show", epilog=EXAMPLES)
+@click.command("show", epilog=EXAMPLES, context_settings=_options.HELP)
 @_options.study_argument
 @click.option(
     "--top", type=click.IntRange(1), default=10, metavar="N", help="Rows shown, 10 if not said."

@@ -15,7 +15,7 @@ Examples:
 """
 
 
-@click.command("stop", epilog=EXAMPLES)
+@click.command("stop", epilog=EXAMPLES, context_settings=_options.HELP)
 @_options.study_argument
 @click.option("--now", is_flag=True, help="Do not wait for running trials; they stay resumable.")
 @_options.common

@@ -24,7 +24,7 @@ Examples:
 """
 
 
-@click.command("ui", epilog=EXAMPLES)
+@click.command("ui", epilog=EXAMPLES, context_settings=_options.HELP)
 @click.option(
     "--port",
     type=click.IntRange(1, 65535),
