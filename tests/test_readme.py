@@ -1,7 +1,7 @@
 """Everything the README shows is run, and everything the product has is in the README.
 
-Console blocks run in order in one folder, and what they print is compared with the page; numbers
-may differ, words may not. The files it shows are put where it says and meet the conformance suites.
+Console blocks run in order in one folder; numbers they print may differ from the page, words not.
+The files it shows are put where it says and meet the conformance suites.
 """
 
 import json
@@ -36,7 +36,7 @@ from search_spaces.schedule import Schedule
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 PACKAGES = ("hpo", "objectives", "search_spaces")
-# The quickstart takes minutes. What a study prints has the same lines when it is short.
+# A study prints the same lines when it is short.
 SHORTENED = {
     "hpo run": "hpo run --trials 4 --steps 60",
     "hpo run study.yaml": "hpo run study.yaml --trials 4 --steps 40",
@@ -256,8 +256,7 @@ def test_every_plugin_is_named() -> None:
 
 
 def test_every_scale_and_kind_of_schedule_is_named() -> None:
-    assert not _said(FLOAT_SCALES)
-    assert not _said(KINDS)
+    assert not _said([*FLOAT_SCALES, *KINDS])
 
 
 def test_every_key_of_a_study_file_is_shown() -> None:
