@@ -210,9 +210,9 @@ def slots_text(spec: StudySpec) -> str:
     wanted = slots(spec)
     if wanted.workers == 0:
         return "in this process"
-    plural = "worker" if wanted.workers == 1 else "workers"
     share = wanted.gpus_per_trial
-    return f"{wanted.workers} {plural} {f'with {share:g} GPU each' if share else 'on cpu'}"
+    where = f"with {share:g} GPU each" if share else "on cpu"
+    return f"{plural(wanted.workers, 'worker')} {where}"
 
 
 def slots(spec: StudySpec) -> Slots:
