@@ -159,6 +159,7 @@ LABELS = "t10k-labels-idx1-ubyte.gz"
         (gzip.compress(b"\0\0\x08\x01\0\0\0\x02ab"), "it holds (2,)"),
         (gzip.compress(b"\0\0\x08\x01\0\0\x27\x10" + b"\x0b" * 10000), "it holds label 11"),
     ],
+    ids=["no archive", "cut short", "images", "few labels", "wrong label"],  # gzip writes the time
 )
 def test_damaged_files_are_named(nowhere: Path, content: bytes, message: str) -> None:
     pixels = b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (10000, 28, 28))
