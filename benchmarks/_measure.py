@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import statistics
@@ -11,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -26,6 +28,15 @@ class Sample:
     wall: float
     peak_mib: float
     loaded: Sequence[str] = ()
+
+
+def compile_ours() -> None:
+    """Writes the bytecode of our packages, as an installer does: without it a working copy may be
+    compiled anew at every start, and Optuna is not."""
+    for name in ("hpo", "objectives", "search_spaces"):
+        package = find_spec(name)
+        for folder in (package and package.submodule_search_locations) or ():
+            compileall.compile_dir(folder, quiet=1)
 
 
 def run(arguments: Sequence[str]) -> Sample:

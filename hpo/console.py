@@ -143,6 +143,8 @@ class Console:
     def _on_measurement(self, event: Mapping[str, Any]) -> None:
         running = self._running.setdefault(event["trial"], Running(self.clock()))
         running.take(event, self.metric, self.direction, self.clock())
+        for note in event.get("notes", ()):
+            self.line(f"trial {event['trial']}   note: {first_line(note)}")
 
     def _on_retry(self, event: Mapping[str, Any]) -> None:
         trial = event["trial"]

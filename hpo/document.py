@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hpo.errors import HpoError, SpecError, exit_code
+from hpo.masking import without_password
 
 Path_ = tuple[str | int, ...]
 
@@ -56,7 +57,7 @@ class Document:
             whole = error.found is None and len(path) > 1
             of_key = (whole or str(error.found) == key) and isinstance(path[-1], str)
             located.line, located.column = place.key if of_key else place.value
-            located.snippet = line_of(self.text, located.line)
+            located.snippet = shown_line(self.text, located.line, located.column)
             rest = located.snippet[located.column - 1 :]
             token = _TOKEN.match(rest)
             located.width = len(key) if of_key else len(token.group().rstrip()) if token else 1
@@ -74,7 +75,10 @@ class Document:
         return path
 
 
-def line_of(text: str, number: int) -> str:
-    """The line of this number, from 1; nothing beyond the end."""
+def shown_line(text: str, number: int, column: int) -> str:
+    """The line of this number, from 1, without passwords; nothing beyond the end, nor where a mask
+    would move what stands at the column."""
     lines = text.splitlines()
-    return lines[number - 1] if 0 < number <= len(lines) else ""
+    line = lines[number - 1] if 0 < number <= len(lines) else ""
+    shown = without_password(line)
+    return shown if shown[: column - 1] == line[: column - 1] else ""

@@ -8,16 +8,15 @@ from typing import Any
 from hpo.spec import StudySpec
 from hpo.trial import Outcome, Plan
 from objectives.training.measurement import Measurement
-from search_spaces.schedule import Schedule
 
 
 def start(spec: StudySpec, plan: Plan) -> dict[str, Any]:
-    """An attempt begins: the point it starts from."""
+    """An attempt begins, from the point at which its schedule does."""
     return {
         "event": "start",
         "trial": plan.number,
         "attempt": plan.attempt,
-        "params": Schedule.from_json(plan.schedule).at(0.0),
+        "params": plan.schedule.at(0.0),
         "tags": {
             "hpo.study": spec.name,
             "hpo.sampler": spec.sampler,
@@ -27,7 +26,8 @@ def start(spec: StudySpec, plan: Plan) -> dict[str, Any]:
 
 
 def measured(plan: Plan, measurement: Measurement) -> dict[str, Any]:
-    """An attempt reached a step."""
+    """An attempt reached a step; `notes` only where its tuner warns of something."""
+    notes = {"notes": list(measurement.notes)} if measurement.notes else {}
     return {
         "event": "measurement",
         "trial": plan.number,
@@ -36,6 +36,7 @@ def measured(plan: Plan, measurement: Measurement) -> dict[str, Any]:
         "progress": measurement.progress,
         "metrics": measurement.metrics,
         "point": dict(measurement.point),
+        **notes,
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hpo import engines
+from hpo import ended, engines
 from hpo import folder as folders
 from hpo.errors import Interrupted, NothingSucceeded
 from hpo.opening import open_for_driving
@@ -13,8 +13,8 @@ from hpo.preparation import Launch, prepare, slots, slots_text
 from hpo.provenance import git_state, versions
 from hpo.result import Result
 from hpo.spec import StudySpec
-from hpo.summary import first_line
-from hpo.wording import mlruns_option
+from hpo.summary import first_line, worker_log
+from hpo.wording import mlruns_option, shown
 
 if TYPE_CHECKING:
     from hpo.study import Study
@@ -108,10 +108,12 @@ def _finish(study: Study, result: Result, status: str, tracker: Tracker | None) 
     ranked = result.ranked
     spec_file = [] if study.spec.secret else [study.folder.spec]
     artifacts = [*spec_file, study.folder.schedule]
-    ended = {"interrupted": "stopped", "finished": "finished" if ranked else "failed"}
+    told = {"interrupted": "stopped", "finished": "finished" if ranked else "failed"}
+    reason = {"finished": ended.why(study)} if status == "finished" else {"failed": "error"}
     study.emit(
         "close",
-        status=ended.get(status, status),
+        status=told.get(status, status),
+        why=reason.get(status, status),
         best=ranked[0].number if ranked else None,
         ranks={str(r.number): i for i, r in enumerate(ranked, start=1)},
         tags={},
@@ -121,14 +123,14 @@ def _finish(study: Study, result: Result, status: str, tracker: Tracker | None) 
 
 
 def _raise_unless_done(result: Result, status: str, study: Study) -> None:
-    name, ended = result.spec.name, result.ended
+    name, count = result.spec.name, result.ended
     if status == "interrupted":
         raise Interrupted(
-            f"saved. {ended} of {result.spec.budget.trials} trials are done.  "
+            f"saved. {count} of {result.spec.budget.trials} trials are done.  "
             f"continue:  hpo run --resume --name {name}{mlruns_option(result.folder.mlruns)}",
             code="interrupted",
         )
-    if result.best is None and ended and not study.stopping:
+    if result.best is None and count and not study.stopping:
         raise nothing_succeeded(result)
 
 
@@ -151,9 +153,12 @@ def nothing_succeeded(result: Result) -> NothingSucceeded:
     option = mlruns_option(result.folder.mlruns)
     traced = any((result.folder.trial(n) / "error.txt").exists() for n in numbers)
     look = f"{'First traceback' if traced else 'The first'}: hpo show {result.spec.name}"
-    advice = ""
+    logs = [log for n in numbers if (log := worker_log(result, result.records[n])) is not None]
+    advice = f"\nwhat its worker said: {shown(logs[0])}" if logs else ""
     if any(record.reason == "oom" for record in failed):
-        advice = "\nmore memory for each: memory_per_trial, fewer --workers, or a smaller objective"
+        advice += (
+            "\nmore memory for each: memory_per_trial, fewer --workers, or a smaller objective"
+        )
     return NothingSucceeded(
         f"{len(failed)} of {total} trials failed, {all_with}: {common}",
         hint=f"{look} --trial {numbers[0]}{option}{advice}",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hpo.errors import HpoError
 from search_spaces.domains import Point
 from search_spaces.schedule import Schedule
 from search_spaces.space import SearchSpace
@@ -59,7 +61,7 @@ class TrialRecord:
 
 def record(frozen: optuna.trial.FrozenTrial, space: SearchSpace) -> TrialRecord:
     """The record of an Optuna trial written by this product."""
-    outcome = frozen.user_attrs.get(OUTCOME) or {}
+    outcome = _outcome(frozen)
     state = _STATES[frozen.state.name]
     return TrialRecord(
         number=frozen.number,
@@ -76,6 +78,29 @@ def record(frozen: optuna.trial.FrozenTrial, space: SearchSpace) -> TrialRecord:
         attempts=frozen.user_attrs.get(ATTEMPTS, ()),
         schedule=outcome.get("schedule"),
     )
+
+
+def _outcome(frozen: optuna.trial.FrozenTrial) -> Mapping[str, Any]:
+    """What `Running.attribute` wrote when the trial ended; empty before. Earlier versions wrote
+    data where there is text now."""
+    written = frozen.user_attrs.get(OUTCOME) or {}
+    try:
+        outcome = json.loads(written) if isinstance(written, str) else written
+    except ValueError:
+        outcome = None
+    if isinstance(outcome, Mapping):
+        return outcome
+    raise HpoError(
+        f"trial {frozen.number}: what the ledger says of its end is damaged",
+        hint="restore the ledger from a copy",
+        code="damaged-ledger",
+    )
+
+
+def final_point(frozen: optuna.trial.FrozenTrial) -> Point:
+    """Where the knobs of an ended trial arrived, if they moved within the run; else empty."""
+    schedule = _outcome(frozen).get("schedule")
+    return Schedule.from_json(dict(schedule)).at(1.0) if schedule else {}
 
 
 def coordinates(frozen: optuna.trial.FrozenTrial, space: SearchSpace) -> dict[str, Any]:

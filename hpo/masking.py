@@ -3,9 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
+
+_PARAMETER = re.compile(
+    r"([?&;](?:password|passwd|pwd|sslpassword|token|secret)=)[^&;\s'\"]+", re.I
+)
 
 
 def without_password(text: str) -> str:
     """`text` with what stands for a password in its URL masked, for all that is told or logged."""
-    text = re.sub(r"(://[^:/@]*:).*@", r"\1***@", text)  # a password may hold an @ itself
-    return re.sub(r"://[^:/@]+@", "://***@", text)  # a token in the place of the user
+    text = re.sub(r"(://[^:/@\n]*:).*@", r"\1***@", text)  # a password may hold an @ itself
+    text = re.sub(r"://[^:/@\n]+@", "://***@", text)  # a token in the place of the user
+    return _PARAMETER.sub(r"\1***", text) if "://" in text else text
+
+
+def masked(data: Any) -> Any:
+    """Plain data with the passwords of all addresses in it masked."""
+    if isinstance(data, str):
+        return without_password(data)
+    if isinstance(data, Mapping):
+        return {key: masked(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [masked(value) for value in data]
+    if isinstance(data, tuple):
+        return tuple(masked(value) for value in data)
+    return data

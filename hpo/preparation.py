@@ -61,7 +61,7 @@ def resolve(spec: StudySpec, how: Launch) -> Problem:
 
     Raises HpoError with the path of the key at fault.
     """
-    from hpo import pruners, samplers
+    from hpo import pruners, samplers, tuning
 
     engines.load(spec.engine)
     spec = _placed(spec)
@@ -74,6 +74,7 @@ def resolve(spec: StudySpec, how: Launch) -> Problem:
     options = samplers.parse_options(sampler, spec.sampler_options, spec.sampler)
     request = samplers.Request(problem.space.coordinates(), options, spec.budget.trials)
     samplers.check(sampler, spec.sampler, request)
+    tuning.check(problem)
     pruners.build(spec.prune, 1, None)
     check_devices(spec)
     return replace(problem, spec=spec)

@@ -247,8 +247,8 @@ def _notes(spec: StudySpec, target: Any, regularizers: Mapping[str, Regularizer]
     sited = [name for name, record in regularizers.items() if record.activation is not None]
     if not sited:
         return []
+    from objectives.training.blame import described
     from objectives.training.regularization import dropout_sites
-    from objectives.training.resolve import described
 
     try:
         sites = dropout_sites(target.model(spec.seed))

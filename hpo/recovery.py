@@ -14,6 +14,7 @@ from hpo.problem import Problem
 from hpo.spool import Spool
 from hpo.tally import Tally
 from hpo.trial import Outcome, Plan
+from search_spaces.schedule import Schedule
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -120,8 +121,8 @@ def _untold(record: TrialRecord, found: Delivered, problem: Problem) -> list[dic
     """The events of an ended trial that are missing from the spool, apart from its curve."""
     told: list[dict[str, Any]] = []
     if not found.announced:
-        seed = problem.spec.seed
-        plan = Plan(record.number, found.attempt, _schedule(record, problem), seed)
+        schedule = Schedule.from_json(_schedule(record, problem))
+        plan = Plan(record.number, found.attempt, schedule, problem.spec.seed)
         told.append(events.start(problem.spec, plan))
     outcome = Outcome(
         record.state,  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from hpo import ledger
+from hpo import ended, ledger
 from hpo.errors import HpoError
 from hpo.folder import DEFAULT_MLRUNS, Folder, find, read_spec
 from hpo.ledger import TrialRecord
@@ -78,7 +78,14 @@ class Result:
         """running (some process drives it), finished, or stopped: it can be continued."""
         if holder(self.folder.path) is not None:
             return "running"
-        return "finished" if self.ended >= self.spec.budget.trials else "stopped"
+        done = self.ended >= self.spec.budget.trials or self.why in ended.FINISHED
+        return "finished" if done else "stopped"
+
+    @property
+    def why(self) -> str:
+        """Why it ended: trials (it ran all), plateau, exhausted, time, failures, stopped,
+        interrupted or error; "" while it runs, or if its driver was cut off."""
+        return ended.read(self.folder.spool)
 
     @property
     def start(self) -> TrialRecord | None:
@@ -128,6 +135,7 @@ class Result:
             "metric": self.spec.metric,
             "direction": self.spec.direction,
             "state": self.state,
+            "why": self.why,
             "trials": states,
             "ended": self.ended,
             "budget": self.spec.budget.trials,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hpo.ledger import better
 from hpo.spec import StudySpec
 from hpo.trial import Outcome, Plan
-from objectives.training.measurement import Measurement
+from objectives.training.measurement import Measurement, is_diagnostic
 
 
 @dataclass
@@ -67,19 +68,20 @@ class Running:
         return Running(self.trial_id, replace(plan, attempt=plan.attempt + 1), self.attempts)
 
     def end_metrics(self) -> dict[str, float]:
-        """Metrics at the best and at the last step, and what the trial cost."""
+        """Metrics of the model at the best and at the last step, and what the trial cost."""
         metrics: dict[str, float] = {}
         if self.best is not None:
-            metrics |= {f"best/{key}": value for key, value in self.best.metrics.items()}
+            metrics |= {f"best/{key}": value for key, value in _of_model(self.best).items()}
             metrics["best/step"] = self.best.step
         if self.last is not None:
-            metrics |= {f"final/{key}": value for key, value in self.last.metrics.items()}
+            metrics |= {f"final/{key}": value for key, value in _of_model(self.last).items()}
             cost = {key: value for key, value in self.last.cost.items() if key != "seconds"}
             metrics |= {f"cost/{key}": value for key, value in cost.items()}
         return metrics
 
-    def attribute(self, outcome: Outcome, metric: str) -> dict[str, Any]:
-        """What the ledger keeps of an ended trial besides its value."""
+    def attribute(self, outcome: Outcome, metric: str) -> str:
+        """What the ledger keeps of an ended trial besides its value: JSON as text, for Optuna holds
+        it as long as the study runs, and as data it takes six times the memory."""
         best = self.best
         attribute = {
             "reason": outcome.reason,
@@ -91,7 +93,12 @@ class Running:
             "metrics": self.end_metrics(),
             **outcome.extra,
         }
-        return {key: value for key, value in attribute.items() if value not in ("", None)}
+        told = {key: value for key, value in attribute.items() if value not in ("", None)}
+        return json.dumps(told, separators=(",", ":"))
+
+
+def _of_model(measurement: Measurement) -> dict[str, float]:
+    return {key: value for key, value in measurement.metrics.items() if not is_diagnostic(key)}
 
 
 def score(measurement: Measurement, metric: str) -> float:

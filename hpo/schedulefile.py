@@ -12,6 +12,7 @@ from hpo.errors import HpoError
 from hpo.folder import Folder, replace_text
 from hpo.result import open_study
 from search_spaces.schedule import Schedule
+from search_spaces.space import holds
 
 LARGEST_FILE = 50_000_000
 ROWS = 101
@@ -44,6 +45,19 @@ def find(source: str, mlruns: Path) -> Schedule:
     if not study.exists() and (path.suffix == ".json" or path.is_file()):
         return read(path)
     return open_study(source, mlruns).schedule
+
+
+def switched_off(schedule: Schedule) -> list[str]:
+    """The knobs whose condition does not hold, so that their values stand for nothing.
+
+    Conditions name knobs that do not change during training; one that is off itself meets none.
+    """
+    live: dict[str, Any] = dict(schedule.at(0.0))
+    off: list[str] = []
+    while found := [name for name in live if not holds(schedule.space[name], live)]:
+        off += found
+        live = {name: value for name, value in live.items() if name not in found}
+    return [name for name in schedule.space if name in off]
 
 
 def start_point(source: str, mlruns: Path) -> dict[str, Any]:

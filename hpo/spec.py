@@ -11,13 +11,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from hpo.document import Document
 from hpo.errors import HpoError
-from hpo.masking import without_password
+from hpo.masking import masked, without_password
 from hpo.overrides import Override, laid_over, located
 from hpo.reference import beside
 from search_spaces.plugins import closest
 
 _DURATION = re.compile(r"^(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?$")
 _SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?$", re.IGNORECASE)
+LEAST_MEMORY = 256 * 2**20  # torch alone takes more than half of it
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
@@ -43,12 +44,22 @@ def gibibytes(value: Any) -> Any:
     return int(min(float(match.group(1)) * 1024**power, 2.0**60))
 
 
+def memory(value: Any) -> Any:
+    """The same, if a worker can start in it at all."""
+    size = gibibytes(value)
+    if isinstance(size, int) and not isinstance(size, bool) and size < LEAST_MEMORY:
+        raise ValueError("it must be at least 256MiB, or no worker can start")
+    return size
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Budget(_Record):
-    """How much a study may cost."""
+    """How much a study may cost: `trials` in all, `steps` a trial, no trial begun after `time`, an
+    end after `plateau` trials without a better one. `time` counts anew in each run: a study that is
+    resumed has all of it again."""
 
     trials: int = Field(20, ge=1, le=1_000_000)
     steps: int | None = Field(None, ge=1)
@@ -77,9 +88,7 @@ class StudySpec(_Record):
     engine: str = "optuna"
     workers: int | None = Field(None, ge=0, le=4096)
     gpus_per_trial: float | None = Field(None, ge=0)
-    memory_per_trial: Annotated[int | None, BeforeValidator(gibibytes)] = Field(
-        None, gt=0, lt=2**50
-    )
+    memory_per_trial: Annotated[int | None, BeforeValidator(memory)] = Field(None, lt=2**50)
     retries: int = Field(2, ge=0, le=100)
     storage: str | None = None
     tracking_uri: str | None = None
@@ -100,12 +109,8 @@ class StudySpec(_Record):
 
     def shown(self) -> dict[str, Any]:
         """The same without passwords: for all that is printed, logged or sent."""
-        addresses = {
-            key: without_password(address)
-            for key in ("storage", "tracking_uri")
-            if (address := getattr(self, key)) is not None
-        }
-        return {**self.plain(), **addresses}
+        shown: dict[str, Any] = masked(self.plain())
+        return shown
 
     @property
     def secret(self) -> bool:
@@ -262,7 +267,7 @@ def _allowed(detail: Any) -> str:
 def _shown(found: Any) -> str:
     if found is None or isinstance(found, bool):
         return {None: "empty", True: "true", False: "false"}[found]
-    text = repr(found)
+    text = without_password(repr(found))
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

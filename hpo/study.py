@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.study._tell import _tell_with_warning  # Study.tell also copies the trial: 0.1 ms
 from optuna.trial import TrialState
 
 from hpo import events, ledger, recovery, samplers
@@ -57,6 +58,7 @@ class Study:
         self.sinks: list[Sink] = []
         self.spool = Spool(folder.spool)
         self.stopping = ""
+        self._stop_request = folder.stop_request
         self._storage = optuna_study._storage
         self._journal, self._guards = journal, guards
         self._sampler = samplers.load(self.spec.sampler)
@@ -121,7 +123,7 @@ class Study:
         is_best = self.tally.end(outcome.state, reached, outcome.message)
         if is_best and running.best is not None:
             self.emit(**events.best(number, running.best.metrics[self.spec.metric]))
-            schedule = outcome.extra.get("schedule") or running.plan.schedule
+            schedule = outcome.extra.get("schedule") or running.plan.schedule.to_json()
             replace_json(self.folder.schedule, schedule)
         self._emit_end(running, outcome)
         recovery.forget_checkpoint(running.plan.checkpoint)
@@ -130,8 +132,8 @@ class Study:
         """Keeps the study alive and reads stop requests; engines call it every few seconds."""
         for guard in self._guards:
             guard.renew()
-        if self.stopping in {"", "finish"} and self.folder.stop_request.exists():
-            self.stopping = self.folder.stop_request.read_text().strip() or "finish"
+        if self.stopping in {"", "finish"} and self._stop_request.exists():
+            self.stopping = self._stop_request.read_text().strip() or "finish"
 
     def done(self) -> bool:
         """Whether nothing runs and nothing will be asked for any more."""
@@ -197,7 +199,7 @@ class Study:
                 )
             values = self._suggest(trial)
         self.tally.asked += 1
-        return Running(trial._trial_id, self._plan(number, 0, values))
+        return Running(trial._trial_id, self._plan(trial, 0, values))
 
     def _suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         try:
@@ -215,14 +217,19 @@ class Study:
     def _use_sampler(self, number: int) -> None:
         """A sampler that depends on the study's seed and this number alone."""
         self.optuna.sampler = samplers.at_ask(
-            self._sampler, study_seed=self.spec.seed, number=number, request=self._request
+            self._sampler,
+            study_seed=self.spec.seed,
+            number=number,
+            request=self._request,
+            final=ledger.final_point,
         )
 
-    def _plan(self, number: int, attempt: int, values: Mapping[str, Any]) -> Plan:
-        problem = self.problem
-        schedule = problem.schedule(values).to_json()
-        checkpoint = str(self.folder.trial(number)) if problem.is_task else None
-        return Plan(number, attempt, schedule, self.spec.seed, checkpoint)
+    def _plan(self, trial: optuna.Trial, attempt: int, values: Mapping[str, Any]) -> Plan:
+        schedule, number = self.problem.schedule(values), trial.number
+        checkpoint = str(self.folder.trial(number)) if self.problem.is_task else None
+        # An in-run sampler has written down when the trial began what it is for.
+        tuned = self._sampler.tune is not None and trial.user_attrs.get(samplers.ROLE) == "tuned"
+        return Plan(number, attempt, schedule, self.spec.seed, checkpoint, tuned=tuned)
 
     # -- ending ---------------------------------------------------------------------------------
 
@@ -252,7 +259,7 @@ class Study:
             if state == TrialState.PRUNED and self.spec.prune == "none" and running.last:
                 # Optuna takes what was reported last as the value of a pruned trial.
                 self._pruning.report(running.trial_id, running.last)
-            self.optuna.tell(running.plan.number, value, state, skip_if_finished=True)
+            _tell_with_warning(self.optuna, running.plan.number, value, state, True)
 
     def _emit_end(self, running: Running, outcome: Outcome) -> None:
         plan = running.plan
@@ -280,7 +287,7 @@ class Study:
             trial = optuna.trial.Trial(self.optuna, frozen._trial_id)
             values = self._suggest(trial)
         attempts = list(frozen.user_attrs.get(ledger.ATTEMPTS, ()))
-        plan = self._plan(number, found.attempt + found.ended, values)
+        plan = self._plan(trial, found.attempt + found.ended, values)
         announced = found.announced and not found.ended
         running = Running(frozen._trial_id, plan, attempts, announced, found.steps)
         again = running.once_more(recovery.has_checkpoint(plan.checkpoint))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpo import ended
 from hpo._version import __version__
 from hpo.errors import printable
 from hpo.masking import without_password
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from hpo.result import Result
 
 LONGEST_MESSAGE = 200
+_INDEX = re.compile(r"/(\d+) ")  # of the worker, in a name such as host/0 cuda:1
 
 
 def header(problem: Problem, folder: Path, slots: str) -> list[str]:
@@ -73,6 +76,15 @@ def first_line(message: str) -> str:
     return line if len(line) <= LONGEST_MESSAGE else line[: LONGEST_MESSAGE - 1] + "…"
 
 
+def worker_log(result: Result, record: TrialRecord) -> Path | None:
+    """What the worker printed with which a trial was lost or ran out of memory, if anything."""
+    index = _INDEX.search(record.worker)
+    if record.reason not in {"oom", "lost"} or index is None:
+        return None
+    log = result.folder.path / f"worker-{index.group(1)}.log"
+    return log if log.exists() and log.stat().st_size else None
+
+
 def against_start(start: TrialRecord | None, best: int) -> str:
     """What the trial of the start values came to, in brackets behind what the best one did."""
     if start is None or start.number == best:
@@ -82,11 +94,31 @@ def against_start(start: TrialRecord | None, best: int) -> str:
     return "" if start.value is None else f" (start values reached {number(start.value)})"
 
 
+def continuation(result: Result) -> str:
+    """How a study that can go on as it is goes on, else nothing."""
+    if result.state == "finished" and result.why != "time":
+        return ""
+    more = f"hpo run --resume --name {result.spec.name}{mlruns_option(result.folder.mlruns)}"
+    return f"   continue:  {more}"
+
+
+def _early(result: Result) -> list[str]:
+    """The line of a study that ended before its last trial: why, and how it goes on."""
+    trials = result.spec.budget.trials
+    if result.ended >= trials:
+        return []
+    why = ended.told(result.why, result.spec)
+    after = f"after {result.ended} of {plural(trials, 'trial')}" + (f": {why}" if why else "")
+    return [f"ended     {after}{continuation(result)}"]
+
+
 def closing(result: Result) -> list[str]:
     """The block a study ends with: best against start, where things are, the next commands."""
     best, spec, start = result.best, result.spec, result.start
+    option = mlruns_option(result.folder.mlruns)
     if best is None:
-        return ["", f"no trial has completed yet   folder {shown(result.folder.path)}"]
+        none = f"no trial has completed yet   folder {shown(result.folder.path)}"
+        return ["", none, *_early(result)]
     text = f"trial {best.number}, {spec.metric} {number(best.value)}"
     held = "" if best.holdout is None else number(best.holdout)
     if start is not None and start.number == best.number:
@@ -98,12 +130,7 @@ def closing(result: Result) -> list[str]:
     lines = ["", f"best      {text}"]
     if held:
         lines.append(f"hold-out  {held}: what trials are ranked by")
-    option = mlruns_option(result.folder.mlruns)
-    if result.ended < spec.budget.trials:
-        more = f"hpo run --resume --name {spec.name}{option}"
-        lines.append(
-            f"ended     after {result.ended} of {spec.budget.trials} trials   continue:  {more}"
-        )
+    lines += _early(result)
     lines.append(f"schedule  {shown(result.folder.schedule)}")
     if spec.mlflow:
         where = spec.tracking_uri or shown(result.folder.mlruns / "mlflow.db")

@@ -10,17 +10,24 @@ import math
 import os
 import time
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from hpo import tuning
 from hpo.blackbox import require_metric, run_black_box
 from hpo.errors import HpoError
 from hpo.problem import Problem
+from objectives.training.blame import described
+from objectives.training.blame import one_line as one_line
+from objectives.training.blame import place as place
 from objectives.training.measurement import Measurement
 from search_spaces.schedule import Schedule
+
+if TYPE_CHECKING:
+    from objectives.training.tuner import Tuner
 
 State = Literal["complete", "pruned", "failed"]
 Reason = Literal["", "nan", "oom", "lost", "checkpoint", "error"]
@@ -32,13 +39,18 @@ class Plan:
 
     number: int
     attempt: int
-    schedule: dict[str, Any]
+    schedule: Schedule
     seed: int
     checkpoint: str | None = None
     alone: bool = False
+    tuned: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        return dict(vars(self))
+        return {**vars(self), "schedule": self.schedule.to_json()}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Plan:
+        return Plan(**{**data, "schedule": Schedule.from_json(data["schedule"])})
 
 
 @dataclass(frozen=True)
@@ -58,8 +70,10 @@ class Outcome:
 
 
 def run_trial(problem: Problem, plan: Plan) -> Generator[Measurement]:
-    """The measurements of one trial: its schedule, followed."""
-    return follow(problem, Schedule.from_json(plan.schedule), plan.seed, plan.checkpoint)
+    """The measurements of one trial: its schedule, followed, or bent from its start."""
+    if not plan.tuned:
+        return follow(problem, plan.schedule, plan.seed, plan.checkpoint)
+    return _train(problem, tuning.tuner(problem, plan.schedule), plan.seed, plan.checkpoint)
 
 
 def follow(
@@ -104,10 +118,11 @@ def drain(problem: Problem, plan: Plan, observe: Callable[[Measurement], bool]) 
 
 
 def _drained(problem: Problem, plan: Plan, observe: Callable[[Measurement], bool]) -> Outcome:
-    metric = problem.spec.metric
+    metric, path = problem.spec.metric, _Path(plan)
     try:
         with closing(run_trial(problem, plan)) as run:
             for measurement in run:
+                path.add(measurement)
                 goes_on = observe(measurement)
                 if not finite(measurement, metric):
                     value = measurement.metrics[metric]
@@ -115,12 +130,32 @@ def _drained(problem: Problem, plan: Plan, observe: Callable[[Measurement], bool
                         "failed", "nan", f"{metric} is {value} at step {measurement.step}"
                     )
                 if not goes_on:
-                    return Outcome("pruned")
+                    return Outcome("pruned", extra=path.found())
     except (KeyboardInterrupt, _ObserverError):
         raise
     except BaseException as error:
         return failure(error)
-    return Outcome("complete")
+    return Outcome("complete", extra=path.found())
+
+
+class _Path:
+    """The way that the knobs of a tuned trial went; nothing for a trial that follows its plan."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._rows: list[Measurement] = []
+
+    def add(self, measurement: Measurement) -> None:
+        if self._plan.tuned:
+            self._rows.append(measurement)
+
+    def found(self) -> dict[str, Any]:
+        if not self._rows:
+            return {}
+        planned = self._plan.schedule
+        begun = (0.0, planned.at(0.0), self._rows[0].spread)
+        rows = [begun, *((row.progress, row.point, row.spread) for row in self._rows)]
+        return {"schedule": Schedule.recorded(planned.space, rows).to_json()}
 
 
 class _ObserverError(BaseException):
@@ -142,7 +177,7 @@ def failure(error: BaseException) -> Outcome:
     if isinstance(error, SystemExit):
         message = f"the objective called sys.exit({error.code!r})"
         return Outcome("failed", "error", message + place(error), text)
-    return Outcome("failed", "error", f"{one_line(error)}{place(error)}", text)
+    return Outcome("failed", "error", described(error), text)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -155,24 +190,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def place(error: BaseException) -> str:
-    """File and line where the error arose, outside installed packages if possible."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [
-        frame
-        for frame in frames
-        if "site-packages" not in frame.filename and not frame.filename.startswith("<")
-    ]
-    if not own:
-        return ""
-    return f"  ({Path(own[-1].filename).name}:{own[-1].lineno})"
-
-
 def finite(measurement: Measurement, metric: str) -> bool:
     """Whether the minimized or maximized metric of a measurement is a finite number."""
     return math.isfinite(measurement.metrics[metric])
@@ -183,8 +200,13 @@ def _run_once(
 ) -> Generator[Measurement]:
     if not problem.is_task:
         return run_black_box(problem, schedule, seed)
-    from objectives.training.loop import train
     from objectives.training.tuner import Follow
+
+    return _train(problem, Follow(schedule), seed, folder)
+
+
+def _train(problem: Problem, tuner: Tuner, seed: int, folder: str | None) -> Generator[Measurement]:
+    from objectives.training.loop import train
 
     checkpoint = None
     if folder is not None:
@@ -194,7 +216,7 @@ def _run_once(
     return train(
         problem.target,
         problem.regularizers,
-        Follow(schedule),
+        tuner,
         problem.training,
         seed,
         checkpoint=checkpoint,
@@ -239,4 +261,6 @@ def _mean(measurements: Sequence[Measurement]) -> Measurement:
         {k: sum(m.metrics[k] for m in measurements) / len(measurements) for k in shared},
         first.point,
         {k: sum(m.cost.get(k, 0.0) for m in measurements) for k in first.cost},
+        first.spread,
+        tuple(dict.fromkeys(note for m in measurements for note in m.notes)),
     )

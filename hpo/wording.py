@@ -70,6 +70,12 @@ def describe(domain: Domain) -> str:
     return f"{domain.low:g}..{domain.high:g}{whole}{scale}{size}{schedule}"
 
 
+def condition(domain: Domain) -> str:
+    """When a knob counts: `while optimizer is sgd or adam`; nothing for one that always does."""
+    parents = [f"{name} is {' or '.join(map(number, v))}" for name, v in domain.when.items()]
+    return f"while {', '.join(parents)}" if parents else ""
+
+
 def duration(seconds: float) -> str:
     """Seconds as 0.3s, 24s, 3m10s or 2h05m."""
     if seconds < 9.95:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hpo.document import TOP, Document, Path_, Place, line_of
+from hpo.document import TOP, Document, Path_, Place, shown_line
 from hpo.errors import SpecError
 
 _PLAIN_TEXT = re.compile(r"[A-Za-z0-9_./][A-Za-z0-9_./:@+-]*")
@@ -183,7 +183,7 @@ def _at(
 ) -> SpecError:
     error = SpecError(message, code="yaml", hint=hint)
     error.file, (error.line, error.column), error.width = given.name, place, width
-    error.snippet = line_of(given.text, error.line)
+    error.snippet = shown_line(given.text, error.line, error.column)
     return error
 
 

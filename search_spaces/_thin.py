@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from search_spaces._curve import Curve, Track, places_at, value_at
 from search_spaces._scales import ZERO_SHARE
+from search_spaces._spread import sigma_at, straight
 from search_spaces.domains import Choice, Float, Value, units
 from search_spaces.errors import HpoError
 
@@ -55,10 +56,17 @@ def thin(schedule: Schedule, knots: int, tolerance: float) -> tuple[Schedule, fl
         # The second knot is the last place: between two ends every later knot can only help.
         chosen = sorted({*chosen, worst if len(chosen) > 1 else len(sampled.progress) - 1})
         gaps = _gaps(sampled, chosen)
+    if len(chosen) < min(knots, 2) and any(s.form != "constant" for s in schedule.spreads.values()):
+        chosen = [0, len(sampled.progress) - 1]  # the values need one knot, the spreads their ends
     progress = tuple(sampled.progress[chosen].tolist())
     tracks = {name: _thinned(one, progress) for name, one in schedule.curves.items()}
+    spreads = {
+        name: straight(list(progress), [sigma_at(track, place) for place in progress])
+        for name, track in schedule.spreads.items()
+    }
     rounding = max((_rounding(one, progress) for one in schedule.curves.values()), default=0.0)
-    return replace(schedule, tracks=tracks), float(gaps.max(initial=0.0)) + rounding
+    thinned = replace(schedule, tracks=tracks, spreads=spreads)
+    return thinned, float(gaps.max(initial=0.0)) + rounding
 
 
 def distance(schedule: Schedule, other: Schedule) -> float:
@@ -101,14 +109,21 @@ def _sample(schedule: Schedule) -> Sampled:
 
 def _candidates(schedule: Schedule) -> list[float]:
     """Every place where a track bends; a grid as well where one is curved."""
-    places = set(schedule.knots())
-    for track in schedule.tracks.values():
-        if track.form == "cyclical":
-            swings = 2 * int(track.options["cycles"])
-            places |= {index / swings for index in range(swings + 1)}
-        elif track.form in CURVED:
-            places |= {index / GRID for index in range(GRID + 1)}
-    return sorted(places)
+    places = set(schedule.knots()).union(*map(bends, schedule.tracks.values()))
+    # Values run straight there, but a thinned spread is to reach from its first to its last knot.
+    moving = (track for track in schedule.spreads.values() if track.form != "constant")
+    return sorted(places.union(*(track.progress for track in moving)))
+
+
+def bends(track: Track) -> set[float]:
+    """Every place where a track that moves bends; a grid as well where it is curved."""
+    if track.form == "constant":
+        return set()
+    if track.form == "cyclical":
+        swings = 2 * int(track.options["cycles"])
+        return {*track.progress, *(index / swings for index in range(swings + 1))}
+    grid = GRID + 1 if track.form in CURVED else 0
+    return {*track.progress, *(index / GRID for index in range(grid))}
 
 
 def _gaps(sampled: Sampled, chosen: list[int]) -> NDArray[np.float64]:

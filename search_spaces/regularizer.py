@@ -22,7 +22,13 @@ BatchHook: TypeAlias = "Callable[[Batch, Strengths, torch.Generator], Batch]"
 ActivationHook: TypeAlias = "Callable[[Tensor, Strengths, torch.Generator, nn.Module], Tensor]"
 TargetHook: TypeAlias = "Callable[[Tensor, Strengths, torch.Generator], Tensor]"
 PenaltyHook: TypeAlias = "Callable[[Mapping[str, Tensor], Strengths], Tensor]"
+LossExampleHook: TypeAlias = "Callable[[Tensor, Strengths], Tensor]"
+ParameterHook: TypeAlias = (
+    "Callable[[Mapping[str, Tensor], Strengths, torch.Generator], Mapping[str, Tensor]]"
+)
 OptimizerHook: TypeAlias = "Callable[[list[Tensor], Strengths, float], None]"
+
+HOOKS = ("batch", "activation", "target", "loss_example", "penalty", "parameter", "optimizer")
 
 
 class Batch(NamedTuple):
@@ -42,27 +48,35 @@ class Regularizer:
     """Knobs and the hooks they act through; every hook is the identity at strength zero.
 
     `batch` and `activation` change what the model sees, `target` the soft targets (B, C),
-    `penalty` adds a scalar to the loss, `optimizer` changes the parameters in place just before
-    the optimizer's step. All randomness comes from the generator that is passed in, and the
+    `loss_example` the losses (B,) of the examples before their mean, `penalty` adds a scalar to
+    the loss, `parameter` gives back what the forward pass of a step uses in place of the
+    parameters (itself for those it leaves alone), `optimizer` changes the parameters in place just
+    before the optimizer's step. All randomness comes from the generator that is passed in, and the
     number of draws does not depend on the strength. `differentiable`: the loss has a useful
-    gradient in the knobs when the draws are held fixed.
+    gradient in the knobs when the draws are held fixed. `replaces_dropout`: while it acts, the own
+    rate of a dropout site does not.
+
+    A knob with a value `off` is a strength and must be given; any other, such as a probability,
+    stays at its start in a study that does not mention it.
     """
 
     knobs: Mapping[str, Domain] = field(hash=False)
     batch: BatchHook | None = None
     activation: ActivationHook | None = None
     target: TargetHook | None = None
+    loss_example: LossExampleHook | None = None
     penalty: PenaltyHook | None = None
+    parameter: ParameterHook | None = None
     optimizer: OptimizerHook | None = None
     differentiable: bool = False
+    replaces_dropout: bool = False
     note: str = ""
 
     def __post_init__(self) -> None:
-        hooks = (self.batch, self.activation, self.target, self.penalty, self.optimizer)
-        if not self.knobs or not any(hooks):
+        if not self.knobs or not any(getattr(self, hook) for hook in HOOKS):
             raise HpoError(
                 "a regularizer needs at least one knob and one hook",
-                hint="hooks: batch, activation, target, penalty, optimizer",
+                hint=f"hooks: {', '.join(HOOKS)}",
                 code="bad-plugin",
             )
 
@@ -70,10 +84,11 @@ class Regularizer:
     def scope(self) -> dict[str, Scope]:
         """For each knob whether a value per example means anything, or only one per batch.
 
-        Derived from the hooks: a penalty and an optimizer step see the whole batch at once.
-        With hooks of both kinds the narrower scope holds for every knob.
+        Derived from the hooks: a penalty, the parameters of a forward pass and an optimizer step
+        are one for the whole batch. With hooks of both kinds the narrower scope holds for every
+        knob.
         """
-        shared = self.penalty is not None or self.optimizer is not None
+        shared = any((self.penalty, self.parameter, self.optimizer))
         scope: Scope = "batch" if shared else "example"
         return dict.fromkeys(self.knobs, scope)
 
@@ -110,6 +125,15 @@ def real(tensor: Tensor, purpose: str) -> Tensor:
     return tensor
 
 
+def by_channel(x: Tensor, site: nn.Module) -> Sequence[int]:
+    """The shape of the draws at a dropout site: one for each channel at `nn.Dropout1d` to `3d`."""
+    from torch import nn
+
+    if isinstance(site, nn.Dropout1d | nn.Dropout2d | nn.Dropout3d):
+        return (*x.shape[:2], *[1] * (x.ndim - 2))
+    return x.shape
+
+
 def uniform(shape: Sequence[int], like: Tensor, rng: torch.Generator) -> Tensor:
     """Uniform draws in [0, 1), where `like` lives."""
     import torch
@@ -118,12 +142,17 @@ def uniform(shape: Sequence[int], like: Tensor, rng: torch.Generator) -> Tensor:
     return draws.to(like.device)
 
 
-def normal_like(like: Tensor, rng: torch.Generator) -> Tensor:
-    """Standard normal draws in the shape and type of `like`, where it lives."""
+def normal(shape: Sequence[int], like: Tensor, rng: torch.Generator) -> Tensor:
+    """Standard normal draws in the type of `like`, where it lives."""
     import torch
 
-    draws = torch.randn(like.shape, generator=rng, device=rng.device, dtype=_precise(like))
+    draws = torch.randn(shape, generator=rng, device=rng.device, dtype=_precise(like))
     return draws.to(like)
+
+
+def normal_like(like: Tensor, rng: torch.Generator) -> Tensor:
+    """Standard normal draws in the shape and type of `like`, where it lives."""
+    return normal(like.shape, like, rng)
 
 
 def _precise(like: Tensor) -> torch.dtype:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from shell import hpo, study_file
 from studies import X, resume, run, spec
 
 from hpo import preparation, reference
@@ -34,6 +35,8 @@ SERVER = f"http://me:{SECRET}@127.0.0.1:9"
         ("http://token@host:5000", "http://***@host:5000"),
         ("http://host:5000/path", "http://host:5000/path"),
         ("sqlite:////a/b.db", "sqlite:////a/b.db"),
+        ("mysql://h/d?user=u&password=s&ssl=1", "mysql://h/d?user=u&password=***&ssl=1"),
+        ("http://host:5000\nask me@home", "http://host:5000\nask me@home"),
     ],
 )
 def test_password_is_masked(text: str, told: str) -> None:
@@ -56,6 +59,50 @@ def test_nothing_that_is_told_holds_a_password(
     with pytest.raises(HpoError) as caught:
         preparation.resolve(spec(mlflow=True, tracking_uri=f"ftp://u:{SECRET}@h"), Launch(mlruns))
     assert "word" not in f"{caught.value} {caught.value.found}"
+
+
+DATABASE = "postgresql://u:hid%den@h/d"
+
+
+@pytest.mark.parametrize(
+    ("line", "arguments", "code"),
+    [
+        (f"storage: [{DATABASE}]", ["check"], 2),
+        (f"storage: '{DATABASE}", ["check"], 2),
+        (f"storage: {DATABASE}\nstorage: {DATABASE}", ["check"], 2),
+        (f"{{storage: {DATABASE}}}: 1", ["check"], 2),
+        (f"storrage: {DATABASE}", ["check"], 2),
+        (f"storage: nothing+{DATABASE}", ["check", "--no-probe"], 2),
+        (f"objective_options: {DATABASE}", ["check"], 2),
+        ("", ["check", "--set", f"storage=[{DATABASE}"], 2),
+        (f"storage: {DATABASE}", ["check", "--set", "storage.x=1"], 2),
+        ("tracking_uri: ftp://u:hid%den@h\nmlflow: true", ["run"], 2),
+        (f"tracking_uri: {SERVER}\nmlflow: true", ["check", "--no-probe"], 0),
+        (f"tracking_uri: {SERVER}\nmlflow: true", ["check", "--print-spec"], 0),
+        (f"tracking_uri: {SERVER}\nmlflow: true", ["run", "--dry-run"], 0),
+    ],
+)
+def test_no_password_of_a_study_file_is_shown(
+    line: str, arguments: list[str], code: int, tmp_path: Path
+) -> None:
+    file = study_file(tmp_path, f"{line}\n")
+    for more in ([], ["--json"], ["--traceback"]):
+        ended = hpo(arguments[0], file, *arguments[1:], *more, "--mlruns", tmp_path / "runs")
+        assert ended.code == code, ended.both
+        told = ended.both.replace(str(file), "").replace("hpo doctor", "")
+        assert "den@" not in told and "ss@word" not in told, told
+    if "--print-spec" in arguments:
+        assert told.startswith("# passwords are masked") and "http://me:***@127" in told
+
+
+def test_a_caret_points_at_what_it_means_beside_a_mask(tmp_path: Path) -> None:
+    """Where the mask would move it, no line is shown."""
+    file = study_file(tmp_path, f"storage: [{DATABASE}]\n")
+    shown = hpo("check", file).err.splitlines()
+    assert shown[1].endswith("storage: [postgresql://u:***@h/d]")
+    assert shown[2].index("^") == shown[1].index("[")
+    file = study_file(tmp_path, f"fixed: {{a: '{DATABASE}', b: {{c: 1}}}}\n")
+    assert "postgresql" not in hpo("check", file).err
 
 
 def test_stored_spec_with_a_password_is_for_its_owner(tmp_path: Path) -> None:

@@ -290,6 +290,66 @@ def test_the_examples_of_every_help_run(here: Path) -> None:
     assert (here / "schedule.py").exists() and (here / "schedule.png").stat().st_size > 1000
 
 
+# -- schedule and taken names --------------------------------------------------------------------
+
+
+CONDITIONAL = (
+    "space:\n  x: {low: 0, high: 1}\n  act: {options: [relu, gelu]}\n"
+    "  slope: {low: 0, high: 1, when: {act: gelu}}\n"
+)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_schedule_does_not_show_what_is_off(here: Path) -> None:
+    assert hpo("run", study_file(here, CONDITIONAL), "--trials", "1", "-q").code == 0
+    shown = hpo("schedule").out.splitlines()
+    assert shown[1].split() == ["always", "0.500", "relu", "-"]
+    assert shown[2] == "slope is off: it counts only while act is gelu"
+    assert hpo("schedule", "--json").document["off"] == ["slope"]
+
+
+@pytest.mark.parametrize(
+    ("high", "said"),
+    [
+        (0.0, "The values are held constant over training."),
+        (0.01, "The values move by no more than 1.0% of each knob's range."),
+        (0.5, "2 knots describe the training exactly."),
+    ],
+)
+def test_only_what_is_constant_is_called_constant(high: float, said: str, here: Path) -> None:
+    """A track that rises slightly is told with its two ends."""
+    from hpo.cli.schedule import _lines
+    from hpo.result import open_study
+    from search_spaces.domains import Float
+    from search_spaces.schedule import Schedule
+    from search_spaces.space import SearchSpace
+
+    assert hpo("run", study_file(here), "-q").code == 0
+    space = SearchSpace({"x": Float(0, 1)})
+    path = Schedule.recorded(space, [(0.0, {"x": 0.0}), (1.0, {"x": high})])
+    lines = _lines(open_study("s"), path, *path.thin(8, 0.02))
+    ends = [line.split() for line in lines[1:-1]]
+    assert lines[-1] == said
+    assert ends == ([["0%", "0.000"], ["100%", f"{high:.3f}"]] if high else [["always", "0.000"]])
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_misspelt_key_is_told_before_a_taken_name(here: Path) -> None:
+    """The name may be taken because of it."""
+    task = Path(__file__).with_name("toy_tasks.py")
+    file = write(here / "study.yaml", f"name: s\nobjective: {task}:Blobs\nspace: [dropout]\n")
+    (here / "mlruns" / "studies" / "s").mkdir(parents=True)
+    (here / "mlruns" / "studies" / "s" / "spec.yaml").write_text("objective: digits\n")
+    for dry in ([], ["--dry-run"]):
+        ended = hpo("run", file, "--set", "space.dropuot.low=0", *dry)
+        assert ended.code == 2, ended.both
+        assert ended.err.startswith(
+            "--set space.dropuot.low=0: unknown knob 'dropuot', did you mean"
+        )
+        ended = hpo("run", file, "--set", "space.dropout.low=0", *dry)
+        assert ended.code == 6 and ended.err.startswith("study s exists")
+
+
 # -- init and check -----------------------------------------------------------------------------
 
 
@@ -308,6 +368,15 @@ def test_what_init_writes_can_be_checked_and_run(kind: str, here: Path) -> None:
     ended = hpo("run", "study.yaml", *steps, *brief)
     assert ended.code == 0, ended.err
     assert one_document(ended.out.splitlines()[-1])["best"]["value"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
+def test_a_first_own_study_visibly_improves_on_its_start_values(here: Path) -> None:
+    assert hpo("init").code == 0
+    ended = hpo("run", "study.yaml", "--workers", "0", "--no-mlflow", "--json")
+    result = one_document(ended.out.splitlines()[-1])
+    assert result["best"]["value"] < 0.97 * result["start_value"]
 
 
 def test_init_overwrites_only_when_told(here: Path) -> None:

@@ -99,7 +99,9 @@ def test_nothing_imports_the_commands() -> None:
 @pytest.mark.parametrize(
     ("layer", "allowed"),
     [
-        (("hpo.samplers", "hpo.pruners"), ("hpo.samplers", "hpo.pruners", "search_spaces")),
+        (("hpo.pruners",), ("hpo.pruners", "search_spaces")),
+        (("hpo.bilevel",), ("hpo.bilevel", "objectives", "search_spaces")),
+        (("hpo.samplers",), ("hpo.samplers", "hpo.bilevel", "objectives", "search_spaces")),
         (
             ("hpo.tracking",),
             ("hpo.tracking", "hpo.spool", "hpo.masking", "hpo.errors", "search_spaces.errors"),

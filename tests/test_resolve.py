@@ -171,7 +171,7 @@ def test_an_entry_point_gives_a_name(folder: Path, monkeypatch: pytest.MonkeyPat
         ("my_task:later", "is asynchronous", "ordinary function"),
         ("my_task:demanding", "objective my_task:demanding needs depth", "objective_options"),
         ("my_task:Wide", "objective my_task:Wide needs target", "objective_options"),
-        ("my_task:Breaks", "constructed: ValueError: expected 3 channels (my_task.py:", ""),
+        ("my_task:Breaks", "constructed: ValueError: expected 3 channels  (my_task.py:", ""),
         ("table", "objective table needs path and target", "objective_options"),
         ("my_task:ready.size", "is neither a task nor a function, but of the kind int", ""),
     ],
@@ -215,10 +215,10 @@ def test_an_object_takes_no_options(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "found"),
     [
-        ("x = 1\ny = 1 / 0\n", "ZeroDivisionError: division by zero (my_broken.py:2)"),
-        ("def f(:\n    pass\n", "SyntaxError: invalid syntax (my_broken.py:1)"),
-        ("import my_missing_library\n", "No module named 'my_missing_library' (my_broken.py:1)"),
-        ("import sys\nsys.exit('no')\n", "SystemExit: no (my_broken.py:2)"),
+        ("x = 1\ny = 1 / 0\n", "ZeroDivisionError: division by zero  (my_broken.py:2)"),
+        ("def f(:\n    pass\n", "SyntaxError: invalid syntax  (my_broken.py:1)"),
+        ("import my_missing_library\n", "No module named 'my_missing_library'  (my_broken.py:1)"),
+        ("import sys\nsys.exit('no')\n", "SystemExit: no  (my_broken.py:2)"),
         ("import json\n\njson.loads('{')\n", "(my_broken.py:3)"),
         ("from my_task import Nobody\n", "cannot import name 'Nobody'"),
     ],

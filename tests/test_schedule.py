@@ -383,8 +383,8 @@ BAD: list[tuple[object, str]] = [
     ({}, "this is not a schedule: kind is null, not 'hpo-schedule'"),
     (changed("kind", to="other"), "this is not a schedule: kind is 'other'"),
     (
-        changed("format", to=2),
-        "schedule format 2 is not known here, only 1 is\n"
+        changed("format", to=3),
+        "schedule format 3 is not known here, only 1 and 2 are\n"
         "it was written by a newer version: upgrade hpo-schedules",
     ),
     (changed("format", to=True), "schedule format true is not known here"),

@@ -258,3 +258,20 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "out.py").mkdir()
     with pytest.raises(HpoError, match=r"out\.py"):
         schedulefile.write(schedule("constant"), tmp_path / "out.py")
+
+
+def test_knobs_that_their_condition_switches_off_are_found() -> None:
+    """Also one that depends on a knob that is off itself, and in any order."""
+    space = SearchSpace(
+        {
+            "deep": Float(0, 1, when={"nested": (True,)}),
+            "nested": Choice((True, False), when={"kind": ("sgd",)}),
+            "kind": Choice(("adam", "sgd")),
+            "momentum": Float(0.5, 0.9, when={"kind": ("sgd",)}),
+            "free": Float(0, 1),
+        }
+    )
+    assert schedulefile.switched_off(space.schedule({})) == ["deep", "nested", "momentum"]
+    on = space.schedule({"kind": "sgd", "nested": False})
+    assert schedulefile.switched_off(on) == ["deep"]
+    assert schedulefile.switched_off(space.schedule({"kind": "sgd"})) == []

@@ -158,7 +158,8 @@ GOLDEN = [
     (
         "regularisation",
         (),
-        "unknown space 'regularisation', did you mean 'regularization'?\nknown: dropout, ",
+        "unknown space 'regularisation', did you mean 'regularization'?\n"
+        "known: augment_images, dropout, ",
     ),
     (7, (), "space 7 is neither a preset nor a mapping of knobs"),
     (["dropout", 3], (1,), "3 is not the name of a knob"),

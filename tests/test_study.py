@@ -4,15 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from studies import X, events, opened, outcomes, resume, run, spec, table
 
+from hpo import ledger
 from hpo.errors import Conflict, HpoError, NothingSucceeded
 from hpo.ledger import TrialRecord
 from hpo.preparation import Launch, prepare
 from hpo.result import Result
 from hpo.trial import Outcome
 from objectives.training.measurement import Measurement
+from search_spaces.space import SearchSpace
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -114,6 +117,45 @@ def test_failures_after_a_success_do_not_end_the_study(mlruns: Path) -> None:
     )
     assert len(result.records) == 12
     assert outcomes(result).count("failed") >= 3
+
+
+# -- what the ledger keeps of a trial's end -------------------------------------------------------
+
+
+class Ended:
+    """As much of Optuna's trial as the end of it needs."""
+
+    def __init__(self, outcome: object) -> None:
+        self.user_attrs = {ledger.OUTCOME: outcome}
+        self.number, self.state, self.value = 3, optuna.trial.TrialState.COMPLETE, 0.5
+        self.params: dict[str, float] = {}
+
+
+def test_the_end_of_a_trial_is_kept_as_text_and_read_back(mlruns: Path) -> None:
+    study = opened(mlruns)
+    plan = study.ask()
+    assert plan is not None
+    study.observe(plan.number, at(1, 0.5, val_error=0.25))
+    study.tell(plan.number, Outcome("complete", seconds=1.25, worker="here"))
+    kept = study.optuna.trials[0].user_attrs[ledger.OUTCOME]
+    study.close()
+    assert isinstance(kept, str)
+    told = study.records()[0]
+    assert (told.step, told.seconds, told.worker) == (1, 1.25, "here")
+    assert told.metrics["final/val_error"] == 0.25
+
+
+def test_the_end_of_a_trial_as_earlier_versions_kept_it_is_read() -> None:
+    frozen: Any = Ended({"step": 4, "metrics": {"best/val_loss": 0.5}})
+    told = ledger.record(frozen, SearchSpace())
+    assert (told.step, told.metrics) == (4, {"best/val_loss": 0.5})
+
+
+@pytest.mark.parametrize("damaged", ['{"step":', "[1]", 7])
+def test_a_damaged_end_of_a_trial_is_named(damaged: object) -> None:
+    frozen: Any = Ended(damaged)
+    with pytest.raises(HpoError, match="trial 3: what the ledger says of its end is damaged"):
+        ledger.record(frozen, SearchSpace())
 
 
 # -- stopping -----------------------------------------------------------------------------------

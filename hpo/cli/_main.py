@@ -16,6 +16,7 @@ import click
 from hpo._version import __version__
 from hpo.errors import HpoError, SpecError, exit_code, render
 from hpo.jsonline import json_line
+from hpo.masking import masked
 
 COMMANDS = {
     "init": "writes a study file and an objective to edit",
@@ -97,7 +98,7 @@ def _run(arguments: list[str], as_json: bool) -> int:
         return _usage(error, as_json)
     except HpoError as error:
         if "--traceback" in arguments:
-            traceback.print_exception(error)
+            print(masked("".join(traceback.format_exception(error))), file=sys.stderr, end="")
         _tell(error, as_json)
         return exit_code(error)
     except (KeyboardInterrupt, click.Abort):
@@ -128,16 +129,16 @@ def _tell(error: HpoError, as_json: bool) -> None:
     if as_json:
         print(json_line({"error": described(error)}))
     else:
-        print(render(error), file=sys.stderr)
+        print(masked(render(error)), file=sys.stderr)
 
 
 def described(error: HpoError) -> dict[str, Any]:
     """An error as plain data, empty fields left out."""
     data: dict[str, Any] = {
         "code": error.code or "error",
-        "message": error.message,
-        "hint": error.hint,
-        "found": error.found,
+        "message": masked(error.message),
+        "hint": masked(error.hint),
+        "found": masked(error.found),
         "suggest": error.suggest,
         "path": ".".join(map(str, error.path)),
         "exit": exit_code(error),
@@ -148,9 +149,9 @@ def described(error: HpoError) -> dict[str, Any]:
 
 
 def _bug(error: Exception, as_json: bool) -> int:
-    text = "".join(traceback.format_exception(error))
+    text = masked("".join(traceback.format_exception(error)))
     if as_json:
-        found = {"code": "bug", "message": str(error), "traceback": text, "exit": 1}
+        found = {"code": "bug", "message": masked(str(error)), "traceback": text, "exit": 1}
         print(json_line({"error": found}))
     else:
         print(text, file=sys.stderr)

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from hpo import ended
+from hpo.cli import _diagnostics
 from hpo.errors import HpoError, printable
 from hpo.ledger import TrialRecord
 from hpo.result import Result
 from hpo.spool import Spool
-from hpo.summary import against_start, first_line
+from hpo.summary import against_start, continuation, first_line, worker_log
 from hpo.wording import column, duration, knob, number, table, terminal_width, without
 from hpo.wording import shown as shown_path
 
@@ -65,6 +67,7 @@ def lines(result: Result, top: int) -> list[str]:
     text = [
         f"study {spec.name}   objective {spec.objective}   sampler {spec.sampler}   {now}",
         f"trials      {result.ended} of {spec.budget.trials} ended ({counted or 'none yet'})",
+        *_finished(result),
         *_best(result),
         f"folder      {shown_path(result.folder.path)}",
     ]
@@ -73,6 +76,13 @@ def lines(result: Result, top: int) -> list[str]:
     if result.ranked:
         text += ["", *_leaderboard(result, top)]
     return text + _failures(result)
+
+
+def _finished(result: Result) -> list[str]:
+    """Why a study is finished with trials of its budget left."""
+    if result.state != "finished" or result.ended >= result.spec.budget.trials:
+        return []
+    return [f"finished    {ended.told(result.why, result.spec)}{continuation(result)}"]
 
 
 def _best(result: Result) -> list[str]:
@@ -135,6 +145,8 @@ def _failures(result: Result) -> list[str]:
     text = []
     for message, numbers in sorted(groups.items(), key=lambda group: -len(group[1])):
         text.append(f"  {len(numbers)} x  {message}   ({_numbers(numbers)})")
+        logs = [worker_log(result, result.records[n]) for n in numbers]
+        text += [f"       its worker's log: {shown_path(log)}" for log in logs if log][:1]
     retried = [record for record in result.records if record.attempts]
     for record in retried[:8]:
         reasons = ", ".join(str(attempt["reason"]) for attempt in record.attempts)
@@ -151,11 +163,13 @@ def _numbers(numbers: Sequence[int]) -> str:
 
 def trial_document(result: Result, record: TrialRecord) -> dict[str, Any]:
     """One trial as plain data."""
+    diagnostics = _diagnostics.told(result, record.number)
     return {
         "study": result.spec.name,
         "trial": asdict(record),
         "schedule": result.schedule_of(record).to_json(),
         "traceback": _traceback(result, record),
+        "diagnostics": None if diagnostics is None else diagnostics.document(),
     }
 
 
@@ -167,12 +181,15 @@ def trial_lines(result: Result, record: TrialRecord) -> list[str]:
         text.append(f"{result.spec.metric}   {number(record.value)} at step {record.step}")
     if record.holdout is not None:
         text.append(f"hold-out   {number(record.holdout)}")
-    text += _knobs(result, record) + _metrics(record)
+    text += _knobs(result, record) + _metrics(record) + _diagnostics.lines(result, record)
     for attempt in record.attempts:
         message = first_line(str(attempt["message"]))
         text.append(f"tried before: {attempt['reason']}: {message}")
     if record.message:
         text += ["", printable(record.message)]
+    log = worker_log(result, record)
+    if log is not None:
+        text.append(f"its worker's log: {shown_path(log)}")
     trace = _traceback(result, record)
     return [*text, "", printable(trace).rstrip()] if trace else text
 

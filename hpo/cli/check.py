@@ -53,9 +53,13 @@ def command(
     if as_json:
         _options.print_json(_document(problem, measured))
     elif print_spec:
+        from hpo.masking import masked
         from hpo.yamlfile import dump
 
-        click.echo(dump(spelled_out(problem)), nl=False)
+        whole = spelled_out(problem)
+        if masked(whole) != whole:
+            click.echo("# passwords are masked: write them in again before this is run")
+        click.echo(dump(masked(whole)), nl=False)
     else:
         for line in _lines(problem, measured, mlruns):
             click.echo(line)
@@ -87,8 +91,10 @@ _PLAIN = (bool, int, float, str, tuple, list, dict)
 def _document(problem: Problem, measured: Probe | None) -> dict[str, Any]:
     from dataclasses import asdict
 
+    from hpo.masking import masked
+
     return {
-        "spec": spelled_out(problem),
+        "spec": masked(spelled_out(problem)),
         "notes": problem.notes,
         "probe": asdict(measured) if measured else None,
     }
@@ -145,15 +151,13 @@ def _verdict(problem: Problem, measured: Probe | None) -> str:
 
 
 def _knobs(problem: Problem) -> list[str]:
-    from hpo.wording import describe, grid, knob
+    from hpo.wording import condition, describe, grid, knob
 
     rows = []
     for name, domain in problem.space.items():
         start = f"start {knob(domain, domain.start_value())}"
         more = "exact zero, then log" if getattr(domain, "scale", "") == "log+0" else ""
-        if domain.when:
-            parents = domain.when.items()
-            more = "while " + ", ".join(f"{n} is {' or '.join(map(str, v))}" for n, v in parents)
+        more = condition(domain) or more
         rows.append([name, describe(domain), start, more])
     return [f"{'knobs' if i == 0 else '':10}{line}" for i, line in enumerate(grid(rows))]
 

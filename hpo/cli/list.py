@@ -118,8 +118,13 @@ def _study_cells(row: Mapping[str, Any], _: bool) -> dict[str, str]:
         "trials": f"{row['ended']}/{row['budget']}",
         "best": f"{row['metric']} {number(best['value'])}" if best else "-",
         "touched": touched.strftime("%Y-%m-%d %H:%M"),
-        "state": row["state"],
+        "state": f"{row['state']} ({row['why']})" if _early(row) else row["state"],
     }
+
+
+def _early(row: Mapping[str, Any]) -> bool:
+    """Whether a study is finished with trials of its budget left."""
+    return bool(row["state"] == "finished" and row["ended"] < row["budget"])
 
 
 def _samplers() -> Rows:

@@ -50,7 +50,11 @@ Examples:
 @click.option("--gpus-per-trial", type=float, metavar="F", help="GPUs each gets; 0.5 shares one.")
 @click.option("--trials", type=int, metavar="N", help="How many trials in all.")
 @click.option("--steps", type=int, metavar="N", help="Training steps of a trial.")
-@click.option("--time", metavar="TIME", help="No new trial after this long: 90s, 20m, 2h.")
+@click.option(
+    "--time",
+    metavar="TIME",
+    help="No new trial after this long (90s, 20m, 2h), counted anew in each run.",
+)
 @click.option("--plateau", type=int, metavar="N", help="Stop after N trials without a better one.")
 @click.option("--seed", type=int, metavar="N", help="Seed of the study.")
 @click.option("--seeds", type=int, metavar="N", help="Repeats averaged inside one trial.")
@@ -105,7 +109,22 @@ def command(
         else:
             _run(described, mlruns, resume, start, as_json, quiet, options["on_finish"])
     except HpoError as error:
+        if error.code == "exists" and source.overrides:
+            _refuse_mistakes(described, source, mlruns)
         raise source.placed(error) from None
+
+
+def _refuse_mistakes(described: StudySpec, source: Given, mlruns: Path) -> None:
+    """Raises HpoError for what is wrong with the spec: a misspelt option comes before a taken
+    name, which may well be taken because of it."""
+    from hpo.errors import HpoError, exit_code
+    from hpo.preparation import Launch, resolve
+
+    try:
+        resolve(described, Launch(mlruns))
+    except HpoError as mistake:
+        if exit_code(mistake) == 2:
+            raise source.placed(mistake) from None
 
 
 def _stored(

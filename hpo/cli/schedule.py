@@ -50,8 +50,9 @@ def command(
     as_json: bool,
 ) -> None:
     """Prints or saves the discovered schedule."""
-    from hpo.cli import _study
+    from hpo.cli import _expected, _study
     from hpo.result import open_study
+    from hpo.schedulefile import switched_off
 
     result = open_study(study, mlruns)
     record = None if trial is None else _study.trial(result, trial)
@@ -60,10 +61,15 @@ def command(
     saved, deviation = (thinned, error) if knots else (schedule, 0.0)
     written = _write(saved, out, plot)
     if as_json:
-        about = {"study": result.spec.name, "deviation": deviation, "saved": written}
+        about = {
+            "study": result.spec.name,
+            "deviation": deviation,
+            "saved": written,
+            "off": switched_off(schedule),
+        }
         _options.print_json({**about, "schedule": saved.to_json()})
         return
-    for line in _lines(result, thinned, error):
+    for line in [*_lines(result, schedule, thinned, error), *_expected.lines(thinned)]:
         click.echo(line)
     for name in written or ["Save with --out schedule.json|.csv|.py"]:
         click.echo(f"saved {name}" if written else name)
@@ -81,26 +87,43 @@ def _write(schedule: Schedule, out: Path | None, plot: Path | None) -> list[str]
     return [str(path) for path in (out, plot) if path is not None]
 
 
-def _lines(result: Result, schedule: Schedule, error: float) -> list[str]:
-    from hpo.wording import knob, plural, table, terminal_width, without
+def _lines(result: Result, schedule: Schedule, thinned: Schedule, error: float) -> list[str]:
+    from hpo.schedulefile import switched_off
+    from hpo.wording import condition, plural, table, terminal_width, without
 
-    constant = not schedule.moving(0.0)
-    places = [0.0] if constant else schedule.knots()
+    nearly = not thinned.moving(0.0)  # few knots need not show a small change
+    rows = _rows(schedule if nearly else thinned, nearly)
     names = list(schedule.space)
-    rows = [
-        [
-            "always" if constant else f"{progress:.0%}",
-            *(knob(schedule.space[name], point[name]) for name in names),
-        ]
-        for progress, point in ((place, schedule.at(place)) for place in places)
-    ]
     header, body, gone = without(["progress", *names], rows, names, terminal_width())
     lines = table(header, body)
     if gone:
         lines.append(f"… too narrow for {', '.join(gone)}")
-    if constant:
+    for name in switched_off(schedule):
+        lines.append(f"{name} is off: it counts only {condition(schedule.space[name])}")
+    if not schedule.moving(0.0):
         return [*lines, "The values are held constant over training."]
+    share = f"{error:.1%} of each knob's range"
+    if nearly:
+        return [*lines, f"The values move by no more than {share}."]
     steps = result.spec.budget.steps
     what = f"{steps} steps" if steps else "the training"
-    how = "exactly" if error < 5e-5 else f"within {error:.1%} of each knob's range"
-    return [*lines, f"{plural(len(places), 'knot')} describe {what} {how}."]
+    how = "exactly" if error < 5e-5 else f"within {share}"
+    return [*lines, f"{plural(len(thinned.knots()), 'knot')} describe {what} {how}."]
+
+
+def _rows(schedule: Schedule, nearly: bool) -> list[list[str]]:
+    """A row of values for each knot: of nearly constant ones for both ends; - for what is off."""
+    from hpo.schedulefile import switched_off
+    from hpo.wording import knob
+
+    if not schedule.moving(0.0):
+        places, words = [0.0], ["always"]
+    else:
+        places = [0.0, 1.0] if nearly else schedule.knots()
+        words = [f"{place:.0%}" for place in places]
+    off = switched_off(schedule)
+    points = [schedule.at(place) for place in places]
+    return [
+        [word, *("-" if n in off else knob(schedule.space[n], point[n]) for n in schedule.space)]
+        for word, point in zip(words, points, strict=True)
+    ]

@@ -45,7 +45,7 @@ def _serve(connection: Connection, spec: Mapping[str, Any]) -> NoReturn:
         message = _receive(connection)
         if "run" not in message:
             _leave()
-        plan = Plan(**message["run"])
+        plan = Plan.from_json(message["run"])
 
         def observe(measurement: Measurement) -> bool:
             _send(connection, {"measurement": measurement.to_json()})

@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import importlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hpo.samplers._options import read
-from hpo.samplers._sampler import NoOptions, Request, Sampler
+from hpo.samplers._sampler import ROLE, NoOptions, Request, Sampler, Start
 from search_spaces import plugins
 from search_spaces.errors import HpoError
 
@@ -23,13 +23,16 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
     from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
 
-    from search_spaces.domains import Domain
+    from search_spaces.domains import Domain, Point
 
 __all__ = [
+    "ROLE",
     "NoOptions",
     "Request",
     "Sampler",
+    "Start",
     "at_ask",
     "check",
     "exhausted",
@@ -84,14 +87,27 @@ def check(sampler: Sampler, name: str, request: Request) -> None:
 
 
 def at_ask(
-    sampler: str | Sampler, *, study_seed: int, number: int, request: Request
+    sampler: str | Sampler,
+    *,
+    study_seed: int,
+    number: int,
+    request: Request,
+    final: Callable[[FrozenTrial], Point] = lambda trial: {},
 ) -> BaseSampler:
-    """The Optuna sampler for one trial: same history, seed and number, same suggestion."""
+    """The Optuna sampler for one trial: same history, seed and number, same suggestion.
+
+    `final` says where the knobs of an ended trial arrived; a sampler that tunes within runs asks.
+    """
     sampler = load(sampler) if isinstance(sampler, str) else sampler
     from hpo.samplers._relative import Relative
 
     seed = study_seed if sampler.one_sequence else _derived(study_seed, number)
-    return Relative(sampler.propose(seed, request), _joint(sampler, request))
+    proposing = sampler.propose(seed, request)
+    if sampler.tune is not None:
+        from hpo.samplers._inrun import InRun
+
+        proposing = InRun(proposing, request, final)
+    return Relative(proposing, _joint(sampler, request))
 
 
 def exhausted(sampler: Sampler, study: Study, request: Request) -> bool:

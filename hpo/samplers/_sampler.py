@@ -9,12 +9,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import optuna
 
-    from search_spaces.domains import Domain
+    from objectives.training.tuner import Tuner
+    from search_spaces.domains import Domain, Point
+    from search_spaces.regularizer import Regularizer
+
+ROLE = "hpo:role"  # the trial attribute that says what a trial of an in-run sampler is for
 
 
 @dataclass(frozen=True)
 class NoOptions:
     """The record of a sampler that has nothing to set."""
+
+
+@dataclass(frozen=True)
+class InRunOptions:
+    """What every sampler that tunes within a run has.
+
+    propose: the sampler that chooses start points and untunable knobs. baseline: whether trial 0
+    trains the start values held fixed. hold: whether each tuned trial is followed by one with its
+    final values held.
+    """
+
+    propose: str = "tpe"
+    baseline: bool = True
+    hold: bool = True
 
 
 @dataclass(frozen=True)
@@ -32,14 +50,23 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Start:
+    """Where a tuned trial begins: the domains of the knobs to tune, the study's regularizers, and
+    the values of all knobs, those that are held included."""
+
+    tunable: Mapping[str, Domain]
+    regularizers: Mapping[str, Regularizer]
+    point: Point
+
+
+@dataclass(frozen=True)
 class Sampler:
     """A method that chooses points between runs (`propose`) and maybe bends them in a run (`tune`).
 
     propose         seed and request -> an Optuna sampler; called again at every trial, so whatever
                     it must remember lies in the study's trials
     options         the frozen dataclass of its options
-    tune            the in-run half, a `Tuner` class
-    needs           what it cannot do without: "task", "differentiable", "ray"
+    tune            the in-run half: start and options -> the `Tuner` of one trial
     refuse          request -> why this space cannot be searched, or None; a second line says what
                     to do instead
     one_sequence    True: the seed is the study's own at every trial; False: one derived from it
@@ -52,8 +79,7 @@ class Sampler:
 
     propose: Callable[[int, Request], optuna.samplers.BaseSampler]
     options: type = NoOptions
-    tune: Callable[..., object] | None = None
-    needs: frozenset[str] = frozenset()
+    tune: Callable[[Start, Any], Tuner] | None = None
     refuse: Callable[[Request], str | None] | None = None
     one_sequence: bool = False
     exhausted: Callable[[optuna.Study, Request], bool] | None = None

@@ -10,13 +10,13 @@ import torch
 
 from objectives.training import checkpoint as checkpoints
 from objectives.training.evaluation import evaluate
-from objectives.training.measurement import Measurement
+from objectives.training.measurement import Measurement, is_diagnostic
 from objectives.training.options import Training
 from objectives.training.randomness import GlobalStreams
 from objectives.training.state import Run, Setting
 from objectives.training.stopping import Patience
 from objectives.training.task import Task, classes_of, locked, splits_of, task_name
-from objectives.training.tuner import Tuner
+from objectives.training.tuner import Tuner, asked
 from search_spaces.errors import HpoError
 from search_spaces.regularizer import Regularizer
 
@@ -39,7 +39,7 @@ def train(
 
     Metrics: train_loss (mean since the last measurement, without penalty), val_loss, val_error
     (class targets); holdout_loss and holdout_error where there is a split "selection"; the task's
-    own metrics with these prefixes. The test split stays locked.
+    own metrics with these prefixes; what the tuner reports. The test split stays locked.
 
     Closing the generator ends the run and takes every hook off the model. If the loss stops being a
     finite number, the last measurement has nan in it. Global generators are left as they were.
@@ -94,9 +94,16 @@ class _Trial:
             or not math.isfinite(metrics["val_loss"])
             or self._patience.exhausted(metrics["val_loss"], moving)
         )
+        said = asked(run, metrics)
         run.spend(seconds=time.perf_counter() - begun)
         measurement = Measurement(
-            run.step, progress, metrics, dict(run.tuner.point(progress)), dict(run.cost)
+            run.step,
+            progress,
+            {**metrics, **{k: v for k, v in said.metrics.items() if k not in metrics}},
+            dict(run.tuner.point(progress)),
+            dict(run.cost),
+            said.spread,
+            said.notes,
         )
         self.history.append(measurement)
         if self._saver.due(last=self.done):
@@ -105,7 +112,8 @@ class _Trial:
 
     def _unknown(self) -> dict[str, float]:
         """The held-out metrics of a model that is past measuring: nan, under the usual names."""
-        names = {name for m in self.history for name in m.metrics} - {"train_loss"}
+        names = {name for m in self.history for name in m.metrics if not is_diagnostic(name)}
+        names.discard("train_loss")
         kinds = ("loss", "error") if classes_of(self._run.task) else ("loss",)
         names |= {f"{prefix}_{kind}" for prefix in _prefixes(self._run) for kind in kinds}
         return dict.fromkeys(sorted(names), math.nan)

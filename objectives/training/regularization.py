@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from objectives.training.standin import StandIns
 from objectives.training.task import Task, classes_of, task_name
 from search_spaces.errors import HpoError
 from search_spaces.regularizer import Batch, Regularizer
@@ -65,6 +66,9 @@ class Regularization:
         self._widths = {knob: len(v) for knob, v in point.items() if isinstance(v, tuple)}
         self._sites = list(dropout_sites(model).values())
         self._layers = layers(model)
+        self._stand_ins = StandIns(model)
+        self._shaking = any(r.parameter is not None for r in self._regularizers.values())
+        self._resting: Knobs = {}  # knobs that nothing gives and nothing has to
         self._rng = rng
         self._in_force: Knobs | None = None
         self._soft_for: str | None = None  # found out at the first batch; empty: nobody
@@ -82,6 +86,10 @@ class Regularization:
         self, name: str, regularizer: Regularizer, knob: str, point: Mapping[str, Any]
     ) -> None:
         if knob not in point:
+            domain = regularizer.knobs[knob]
+            if domain.off is None and any(other in point for other in regularizer.knobs):
+                self._resting = {**self._resting, knob: domain.start_value()}
+                return
             raise HpoError(
                 f"regularizer {name} is in use, but nothing gives a value for {knob}",
                 hint=f"add {knob} to space: or to fixed:",
@@ -90,7 +98,7 @@ class Regularization:
         width = self._widths.get(knob)
         if width is None:
             return
-        if regularizer.batch is not None or regularizer.target is not None:
+        if any((regularizer.batch, regularizer.target, regularizer.loss_example)):
             raise HpoError(
                 f"knob {knob} is a vector, but {name} takes one strength",
                 hint=f"leave out size: of {knob}",
@@ -105,8 +113,13 @@ class Regularization:
                 code="bad-vector",
             )
 
+    def _all(self, knobs: Knobs) -> Knobs:
+        """The knobs together with those that rest at their start."""
+        return {**self._resting, **knobs} if self._resting else knobs
+
     def batch(self, batch: Batch, knobs: Knobs) -> Batch:
         """The batch as the model is to see it."""
+        knobs = self._all(knobs)
         if not batch.targets.is_floating_point():
             if self._soft_for is None:
                 self._soft_for = self._who_changes_targets(batch, knobs)
@@ -158,9 +171,28 @@ class Regularization:
             )
         return nn.functional.one_hot(numbers, self._classes).to(torch.get_default_dtype())
 
+    def losses(self, losses: Tensor, rows: int, knobs: Knobs) -> Tensor:
+        """The losses of `rows` examples as their mean is to be taken.
+
+        HpoError when a regularizer changes them and the task gives their mean alone.
+        """
+        for name, regularizer in self._regularizers.items():
+            if regularizer.loss_example is None:
+                continue
+            if losses.shape != (rows,):
+                raise HpoError(
+                    f"objective {task_name(self._task)}: {name} needs the loss of each example, "
+                    f"loss gave one number for {rows}",
+                    hint='with reduction="none" cross_entropy gives them; or leave this knob out',
+                    code="bad-loss",
+                )
+            losses = regularizer.loss_example(losses, self._all(knobs))
+        return losses
+
     def penalty(self, parameters: Mapping[str, Tensor], knobs: Knobs) -> Tensor | None:
         """What is added to the loss; None when no regularizer adds anything."""
         total: Tensor | None = None
+        knobs = self._all(knobs)
         for regularizer in self._regularizers.values():
             if regularizer.penalty is None:
                 continue
@@ -172,6 +204,7 @@ class Regularization:
     @torch.no_grad()
     def before_step(self, parameters: Mapping[str, Tensor], knobs: Knobs, rate: float) -> None:
         """Changes the parameters in place, as decoupled weight decay does."""
+        knobs = self._all(knobs)
         for regularizer in self._regularizers.values():
             if regularizer.optimizer is not None:
                 for group, strengths in self._by_layer(regularizer, parameters, knobs):
@@ -197,19 +230,39 @@ class Regularization:
         return here
 
     def in_force(self, knobs: Knobs | None) -> None:
-        """Says what the sites use in the coming forward pass; None: they do nothing."""
+        """Says what holds in the coming forward pass, at the sites and for the weights.
+
+        None: nothing does, and the model reads its own parameters again.
+        """
+        knobs = None if knobs is None else self._all(knobs)
+        if self._shaking:
+            self._stand_ins.use({} if knobs is None else self._shaken(knobs))
         self._in_force = knobs
+
+    def _shaken(self, knobs: Knobs) -> Mapping[str, Tensor]:
+        """What the forward pass uses in place of the parameters, by name."""
+        parameters: Mapping[str, Tensor] = self._stand_ins.originals
+        for regularizer in self._regularizers.values():
+            if regularizer.parameter is not None:
+                changed = dict(parameters)
+                for group, strengths in self._by_layer(regularizer, parameters, knobs):
+                    changed |= regularizer.parameter(group, strengths, self._rng)
+                parameters = changed
+        return parameters
 
     def attach(self) -> list[Callable[[], None]]:
         """Puts the activation regularizers on the dropout sites; gives back what undoes it.
 
-        The sites' own probabilities are zero meanwhile: strength comes from the knobs alone.
+        If dropout is among them the sites' own rates are zero meanwhile: its strength comes from
+        the knob alone.
         """
         if not any(r.activation for r in self._regularizers.values()):
             return []
         undo: list[Callable[[], None]] = []
+        replaced = any(r.replaces_dropout for r in self._regularizers.values())
         for place, site in enumerate(self._sites):
-            undo.append(_without_own_probability(site))
+            if replaced:
+                undo.append(_without_own_probability(site))
             undo.append(site.register_forward_hook(self._site_hook(place)).remove)
         return undo
 

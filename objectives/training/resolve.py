@@ -6,7 +6,6 @@ import importlib.metadata
 import importlib.util
 import inspect
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from objectives.training.blame import described
 from objectives.training.fields import checked
 from objectives.training.task import METHODS, is_task
 from search_spaces import plugins
@@ -160,20 +160,6 @@ def _their_import(place: str, owner: str) -> Iterator[None]:
             code="import-failed",
             path=("objective",),
         ) from error
-
-
-def described(error: BaseException) -> str:
-    """An exception in one line, with the file and line of the user's code that it comes from."""
-    text = f"{type(error).__name__}: {error}".strip().splitlines()[0]
-    if isinstance(error, SyntaxError):
-        return f"SyntaxError: {error.msg} ({Path(error.filename or '?').name}:{error.lineno})"
-    ours = (str(Path(__file__).parents[1]), str(Path(plugins.__file__).parent))
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        foreign = "site-packages" in frame.filename or frame.filename.startswith("<")
-        library = frame.filename.startswith((*ours, str(Path(inspect.__file__).parent)))
-        if not foreign and not library:
-            return f"{text} ({Path(frame.filename).name}:{frame.lineno})"
-    return text
 
 
 def _attribute(module: ModuleType, place: str, attribute: str, owner: str) -> Any:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from objectives.training import checkpoint as checkpoints
+from objectives.training.auxiliary import auxiliary_loss
 from objectives.training.evaluation import checked_loss
 from objectives.training.optimizers import build_optimizer, set_rate
 from objectives.training.options import Training
@@ -38,10 +39,11 @@ class Run:
     """A model in training.
 
     For tuners: `model`, `optimizer`, `task`, `training`, `device`, `seed`, `step`; `next_batch`
-    (validation batches, with a position of their own that is part of the checkpoint);
-    `regularized_loss`; `keep` for what must be undone at the end; `spend` for the work they do;
-    `effective`, the parameters as penalties see them, which a tuner whose response changes the
-    weights may replace. Randomness: `noise` is the generator of the regularizers' draws.
+    (validation batches, with a position of their own that is part of the checkpoint); `batch`, the
+    one of the last training step; `regularized_loss`; `keep` for what must be undone at the end;
+    `spend` for the work they do; `effective`, the parameters as penalties see them, which a tuner
+    whose response changes the weights may replace. Randomness: `noise` is the generator of the
+    regularizers' draws.
     """
 
     def __init__(self, setting: Setting, streams: GlobalStreams) -> None:
@@ -67,6 +69,7 @@ class Run:
             split: Stream(task, split, derived_seed(seed, split), device, streams)
             for split in ("train", "validation")
         }
+        self.batch: Batch  # of the last training step; there is none before the first
         self._undo: list[Callable[[], None]] = []
 
     def begin(self) -> None:
@@ -101,15 +104,19 @@ class Run:
         self.regularization.in_force(knobs)
         try:
             loss = self.task.loss(self.model, batch)
+            auxiliary = auxiliary_loss(self.task, self.model, batch, knobs)
         finally:
             self.regularization.in_force(None)
-        mean = checked_loss(loss, len(batch.targets), self.task).mean()
+        rows = len(batch.targets)
+        mean = self.regularization.losses(checked_loss(loss, rows, self.task), rows, knobs).mean()
+        if auxiliary is not None:
+            mean = mean + auxiliary
         return mean, self.regularization.penalty(self.effective(), knobs)
 
     def train_step(self) -> tuple[Tensor, Tensor]:
         """One step of the optimizer; gives back the loss and the loss with its penalty."""
         progress = self.step / self.training.steps
-        batch = self.next_batch("train")
+        batch = self.batch = self.next_batch("train")
         rows = len(batch.targets)
         knobs = self.tuner.knobs(progress, rows)
         rate = self.rate(progress, knobs)

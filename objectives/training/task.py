@@ -23,8 +23,9 @@ class Task(Protocol):
     Optional attributes: `splits` (default train, validation, test; may hold "selection", the
     hold-out on which trials are compared), `classes` (how many, for class targets), `space` (knob
     defaults of this task), `training` (its own `Training` defaults), `note` (a phrase such as "300
-    rows, 15% wrong labels"), `name`, and `metrics(model, batch)` (a dict of per-example tensors,
-    averaged in evaluation).
+    rows, 15% wrong labels"), `name`, `metrics(model, batch)` (a dict of per-example tensors,
+    averaged in evaluation), and `auxiliary_losses(model, batch)` (a dict of per-example tensors
+    that are added to the loss in training only, each times the knob of its name in `space`).
     """
 
     def model(self, seed: int) -> "nn.Module":

@@ -1,6 +1,8 @@
 """The in-run half of a sampler: who says, at each step, what the knobs are."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from search_spaces.schedule import Schedule
@@ -19,6 +21,11 @@ class Tuner(Protocol):
     from the run, steps its own optimizer, and leaves the gradients of the model's parameters to be
     cleared by the loop. Hooks it puts on modules go through `run.keep`, so that they are gone when
     the run ends.
+
+    It may have four methods more, each of which the loop calls at a measurement, in this order:
+    `measured(run, metrics)` takes in the losses on the held-out splits, if they are finite;
+    `report() -> {name: number}` gives metrics, of names that begin with stn/; `spread() -> {knob:
+    number or tuple}` the perturbations in force; `notes()` warnings in plain words, one line each.
     """
 
     def begin(self, run: "Run") -> None:
@@ -81,3 +88,27 @@ class Follow:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         return None
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a tuner has to say at a measurement."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    spread: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def asked(run: "Run", metrics: Mapping[str, float]) -> Said:
+    """What the tuner of a run has to say at a measurement; tuners need not be able to answer."""
+
+    def answer(name: str, *given: Any) -> Any:
+        method = getattr(run.tuner, name, None)
+        return method(*given) if callable(method) else None
+
+    if math.isfinite(metrics["val_loss"]):
+        answer("measured", run, metrics)
+    report = answer("report") or {}
+    finite = {str(k): float(v) for k, v in report.items() if math.isfinite(v)}
+    notes = tuple(str(note) for note in answer("notes") or ())
+    return Said(finite, dict(answer("spread") or {}), notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from search_spaces.domains import Float
-from search_spaces.regularizer import Regularizer, Strengths, real, spread, uniform
+from search_spaces.regularizer import Regularizer, Strengths, by_channel, real, spread, uniform
 
 if TYPE_CHECKING:
     import torch
@@ -20,12 +20,10 @@ def drop(x: Tensor, h: Strengths, rng: torch.Generator, site: nn.Module) -> Tens
     """
     from torch import nn
 
-    by_channel = isinstance(site, nn.Dropout1d | nn.Dropout2d | nn.Dropout3d)
-    if not by_channel and not isinstance(site, nn.Dropout):
+    if not isinstance(site, nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d):
         return x
     rate = spread(h["dropout"], real(x, "dropout"))
-    shape = (*x.shape[:2], *[1] * (x.ndim - 2)) if by_channel else x.shape
-    kept = uniform(shape, x, rng) >= rate
+    kept = uniform(by_channel(x, site), x, rng) >= rate
     return x * kept / (1 - rate)
 
 
@@ -33,5 +31,6 @@ REGULARIZER = Regularizer(
     # A rate of 1 would divide by zero; training is unstable long before it.
     knobs={"dropout": Float(0.0, 0.7, start=0.05, off=0.0, limits=(0.0, 0.99))},
     activation=drop,
+    replaces_dropout=True,
     note="acts where the model has dropout layers; their own rate is replaced",
 )

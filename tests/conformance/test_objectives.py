@@ -34,7 +34,7 @@ from objectives.training.tuner import Follow
 from search_spaces import plugins
 from search_spaces.domains import Domain
 from search_spaces.errors import HpoError
-from search_spaces.regularizer import Batch
+from search_spaces.regularizer import Batch, Regularizer
 from search_spaces.schedule import Schedule
 from search_spaces.space import SearchSpace
 
@@ -236,7 +236,21 @@ def applying(task: Any) -> dict[str, Any]:
     }
     if classes_of(task) is None:
         records = {name: r for name, r in records.items() if r.target is None}
-    return records
+    return {name: r for name, r in records.items() if _accepts(r, one_pass(task, "train")[0])}
+
+
+def _accepts(record: Regularizer, batch: Batch) -> bool:
+    """Whether a regularizer takes these inputs; some are for images only."""
+    if record.batch is None:
+        return True
+    start: dict[str, Any] = {name: domain.start_value() for name, domain in record.knobs.items()}
+    soft = batch._replace(targets=torch.zeros(len(batch.targets), 2))
+    try:
+        record.batch(soft, start, torch.Generator())
+    except HpoError as error:
+        assert error.code == "bad-batch" and batch.inputs.ndim != 4, error
+        return False
+    return True
 
 
 def trained(task: Any, records: dict[str, Any]) -> Measurement:

@@ -53,6 +53,13 @@ def case() -> tuple[Batch, dict[str, Tensor]]:
     return Batch(inputs, targets / targets.sum(1, keepdim=True)), parameters
 
 
+def losses() -> Tensor:
+    """One loss for each example, among them one of zero and a small one."""
+    rng = torch.Generator().manual_seed(8)
+    drawn = 3 * torch.rand(EXAMPLES - 2, generator=rng, dtype=torch.float64)
+    return torch.cat([drawn, torch.tensor([0.0, 1e-4], dtype=torch.float64)])
+
+
 def effect(
     regularizer: Regularizer, h: Mapping[str, float | Tensor], rng: torch.Generator | None = None
 ) -> Effect:
@@ -66,6 +73,13 @@ def effect(
         per_example += [regularizer.activation(batch.inputs, h, rng, site) for site in SITES]
     if regularizer.target:
         per_example.append(regularizer.target(batch.targets, h, rng))
+    if regularizer.loss_example:
+        before = losses()
+        per_example.append(regularizer.loss_example(before, h))
+        assert torch.equal(before, losses()), "changed in place"
+    if regularizer.parameter:
+        shared += _used(regularizer, parameters, h, rng)
+        assert all(torch.equal(parameters[name], p) for name, p in case()[1].items()), "in place"
     if regularizer.penalty:
         shared.append(regularizer.penalty(parameters, h))
     if regularizer.optimizer:
@@ -77,13 +91,29 @@ def effect(
     return Effect(per_example, shared)
 
 
+def _used(
+    regularizer: Regularizer,
+    parameters: Mapping[str, Tensor],
+    h: Mapping[str, float | Tensor],
+    rng: torch.Generator,
+) -> list[Tensor]:
+    """What the forward pass uses in place of the parameters."""
+    assert regularizer.parameter
+    used = regularizer.parameter(parameters, h, rng)
+    assert list(used) == list(parameters)
+    assert all(used[name].shape == parameters[name].shape for name in used)
+    return list(used.values())
+
+
 def untouched(regularizer: Regularizer) -> Effect:
     """What the case looks like without any regularizer."""
     batch, parameters = case()
     per_example = list(batch) if regularizer.batch else []
     per_example += [batch.inputs] * len(SITES) if regularizer.activation else []
     per_example += [batch.targets] if regularizer.target else []
-    shared = [torch.zeros(())] if regularizer.penalty else []
+    per_example += [losses()] if regularizer.loss_example else []
+    shared = list(parameters.values()) if regularizer.parameter else []
+    shared += [torch.zeros(())] if regularizer.penalty else []
     return Effect(
         per_example, shared + (list(parameters.values()) if regularizer.optimizer else [])
     )
@@ -163,8 +193,12 @@ def test_single_precision_works(regularizer: Regularizer) -> None:
         results.append(regularizer.activation(small.inputs, h, rng, SITES[0]))
     if regularizer.target:
         results.append(regularizer.target(small.targets, h, rng))
+    if regularizer.loss_example:
+        results.append(regularizer.loss_example(losses().float(), h))
+    weights = {name: weight.float() for name, weight in parameters.items()}
+    if regularizer.parameter:
+        results += regularizer.parameter(weights, h, rng).values()
     if regularizer.penalty:
-        weights = {name: weight.float() for name, weight in parameters.items()}
         results.append(regularizer.penalty(weights, h))
     assert all(result.dtype == torch.float32 for result in results)
 
@@ -226,17 +260,21 @@ def test_the_scope_is_what_an_experiment_shows(regularizer: Regularizer) -> None
     base = effect(regularizer, h)
     stronger = strengths(regularizer, 0.9)
     for name, scope in regularizer.scope.items():
-        changed = h[name].clone()
-        changed[0] = stronger[name]
-        after = effect(regularizer, {**h, name: changed})
-        if scope == "example":
-            assert not base.shared
-            for a, b in zip(base.per_example, after.per_example, strict=True):
-                assert torch.equal(a[1:], b[1:]), "another example was affected"
-            assert not torch.equal(base.flat(), after.flat())
-        else:
-            moved = effect(regularizer, {**h, name: changed.roll(2)})
-            torch.testing.assert_close(after.flat(), moved.flat())
+        touched = 0
+        for row in range(EXAMPLES):  # a draw may keep one example from showing it
+            changed = h[name].clone()
+            changed[row] = stronger[name]
+            after = effect(regularizer, {**h, name: changed})
+            touched += not torch.equal(base.flat(), after.flat())
+            if scope == "example":
+                assert not base.shared
+                others = torch.arange(EXAMPLES) != row
+                for a, b in zip(base.per_example, after.per_example, strict=True):
+                    assert torch.equal(a[others], b[others]), "another example was affected"
+            else:
+                moved = effect(regularizer, {**h, name: changed.roll(2)})
+                torch.testing.assert_close(after.flat(), moved.flat())
+        assert touched
 
 
 def test_a_wrong_number_of_strengths_is_an_error(regularizer: Regularizer) -> None:
@@ -323,6 +361,142 @@ def test_l2_is_half_the_squared_length() -> None:
     parameters = {"layer": torch.full((2, 2), 3.0), "bias": torch.ones(5)}
     assert float(hook(parameters, {"l2": 0.1})) == pytest.approx(0.5 * 0.1 * 36)
     assert float(hook({"bias": torch.ones(5)}, {"l2": 0.1})) == 0
+
+
+def test_focal_weighs_by_the_probability_of_the_right_class() -> None:
+    hook = load("focal").loss_example
+    assert hook is not None
+    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0)).double()
+    targets = torch.tensor([0, 1, 2, 1, 0])
+    loss = nn.functional.cross_entropy(logits, targets, reduction="none")
+    right = logits.softmax(1)[torch.arange(5), targets]
+    gamma = torch.tensor([0.0, 0.5, 1.0, 2.0, 5.0]).double()
+    torch.testing.assert_close(hook(loss, {"focal": gamma}), (1 - right) ** gamma * loss)
+    learnt = torch.tensor([0.0, -1.0, 1e-30], requires_grad=True)
+    for strength in (0.0, 0.01, 2.0):
+        (gradient,) = torch.autograd.grad(hook(learnt, {"focal": strength}).sum(), learnt)
+        assert bool(gradient.isfinite().all())
+
+
+def test_weight_noise_is_relative_to_each_tensor_and_leaves_vectors() -> None:
+    hook = load("weight_noise").parameter
+    assert hook is not None
+    rng = torch.Generator().manual_seed(0)
+    weights = {"small": 0.01 * torch.ones(80, 80), "large": 5 * torch.ones(80, 80, 1, 1)}
+    weights["bias"] = torch.ones(80)
+    used = hook(weights, {"weight_noise": 0.3}, rng)
+    assert used["bias"] is weights["bias"]
+    for name, size in (("small", 0.01), ("large", 5.0)):
+        noise = used[name] - weights[name]
+        assert abs(float(noise.mean())) < 0.02 * size
+        assert float(noise.std()) == pytest.approx(0.3 * size, rel=0.05)
+    weight = torch.ones(3, 3, requires_grad=True)
+    total = hook({"w": weight}, {"weight_noise": 0.3}, rng)["w"].sum()
+    (gradient,) = torch.autograd.grad(total, weight)
+    assert torch.equal(gradient, torch.ones(3, 3))
+
+
+def test_activation_noise_multiplies_and_is_shared_by_a_channel_at_channel_sites() -> None:
+    hook = load("activation_noise").activation
+    assert hook is not None
+    rng = torch.Generator().manual_seed(0)
+    h = {"activation_noise": torch.tensor([0.0, 0.1, 0.4])}
+    plain = hook(2 * torch.ones(3, 5000), h, rng, nn.Dropout())
+    assert float(plain.mean()) == pytest.approx(2.0, abs=0.02)
+    torch.testing.assert_close(plain.std(1), torch.tensor([0.0, 0.2, 0.8]), rtol=0.05, atol=0)
+    channels = hook(torch.ones(3, 7, 4, 4), h, rng, nn.Dropout2d())
+    assert torch.equal(channels, channels[:, :, :1, :1].expand_as(channels))
+    assert len(channels[2, :, 0, 0].unique()) == 7
+
+
+SIDES = (0, 1, 2, 5, 40)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32], ids=str)
+def test_cutout_blanks_a_square_of_each_images_own_side(dtype: torch.dtype) -> None:
+    hook = load("cutout").batch
+    assert hook is not None
+    images, h = torch.ones(500, 3, 9, 12), {"cutout_probability": 1.0}
+    sides = torch.tensor(SIDES).repeat(100)
+    rng = torch.Generator().manual_seed(0)
+    cut = hook(Batch(images, sides), {**h, "cutout": sides.to(dtype)}, rng).inputs
+    assert torch.equal(cut, cut[:, :1].expand_as(cut)), "the channels share the hole"
+    hole = cut[:, 0] == 0
+    high, wide = hole.any(2).sum(1), hole.any(1).sum(1)
+    assert torch.equal(hole.sum((1, 2)), high * wide), "the hole is a rectangle"
+    for side in SIDES:
+        mine = sides == side
+        assert int(high[mine].max()) == min(side, 9) and int(wide[mine].max()) == min(side, 12)
+    single = hole[sides == 1].float().sum(0)
+    assert (single.sum(0) > 0).all() and (single.sum(1) > 0).all(), "the centre is anywhere"
+
+
+def test_cutout_spares_the_share_that_its_probability_leaves() -> None:
+    hook = load("cutout").batch
+    assert hook is not None
+    images = Batch(torch.ones(2000, 1, 4, 4), torch.zeros(2000))
+    shares = torch.tensor([0.0, 0.25, 1.0, 1.0]).repeat(500)
+    h = {"cutout": 2, "cutout_probability": shares}
+    cut = hook(images, h, torch.Generator().manual_seed(0)).inputs
+    hit = (cut == 0).flatten(1).any(1).reshape(-1, 4).float().mean(0)
+    assert hit[0] == 0 and hit[2] == hit[3] == 1
+    assert float(hit[1]) == pytest.approx(0.25, abs=0.05)
+
+
+def ramps(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """How far right and how far down of the centre each pixel is: images on which linear
+    interpolation is exact."""
+    down = torch.arange(height, dtype=torch.float64) - (height - 1) / 2
+    right = torch.arange(width, dtype=torch.float64) - (width - 1) / 2
+    return right.expand(height, width), down[:, None].expand(height, width)
+
+
+def test_rotate_turns_about_the_centre_by_angles_of_both_signs() -> None:
+    hook = load("rotate").batch
+    assert hook is not None
+    right, down = ramps(15, 21)
+    images = torch.stack([right, down])[None].repeat(300, 1, 1, 1)
+    most = torch.linspace(0, 45, 300, dtype=torch.float64)
+    turned = hook(Batch(images, most), {"rotate": most}, torch.Generator().manual_seed(0)).inputs
+    centre = turned[:, :, 5:10, 8:13]  # no corner comes in here
+    sine, cosine = -centre[:, 0, 3, 2], centre[:, 1, 3, 2]  # one pixel below the centre
+    torch.testing.assert_close(sine.square() + cosine.square(), torch.ones(300).double())
+    expected = cosine[:, None, None] * right[5:10, 8:13] - sine[:, None, None] * down[5:10, 8:13]
+    torch.testing.assert_close(centre[:, 0], expected)
+    share = torch.rad2deg(torch.atan2(sine, cosine))[1:] / most[1:]
+    assert float(share.abs().max()) <= 1
+    assert float(share.min()) < -0.95 and float(share.max()) > 0.95
+    assert (turned[-20:, :, 0, 0] == 0).any(), "corners are empty"
+
+
+def test_translate_shifts_each_axis_by_up_to_its_share() -> None:
+    hook = load("translate").batch
+    assert hook is not None
+    right, down = ramps(16, 24)
+    images = torch.stack([right, down])[None].repeat(300, 1, 1, 1)
+    rng = torch.Generator().manual_seed(0)
+    moved = hook(Batch(images, torch.zeros(300)), {"translate": 0.25}, rng).inputs
+    by = (moved - images)[:, :, 4:12, 6:18]
+    torch.testing.assert_close(by, by[:, :, :1, :1].expand_as(by))
+    shares = by[:, :, 0, 0] / torch.tensor([24.0, 16.0]).double()
+    assert float(shares.abs().max()) <= 0.25
+    assert (shares.amin(0) < -0.24).all() and (shares.amax(0) > 0.24).all()
+    assert abs(float(shares.T.corrcoef()[0, 1])) < 0.2
+
+
+@pytest.mark.parametrize("name", ["cutout", "rotate", "translate"])
+def test_image_augmentations_refuse_what_is_no_image(name: str) -> None:
+    record = load(name)
+    h: dict[str, float | Tensor] = dict(strengths(record, 0.5))
+    assert record.batch
+    for shape in ((4, 9), (4, 8, 8), (4, 3, 2, 8, 8)):
+        with pytest.raises(HpoError, match=f"{name} needs images of shape") as error:
+            record.batch(Batch(torch.zeros(shape), torch.zeros(4)), h, torch.Generator())
+        assert str(shape) in error.value.message and "unsqueeze(1)" in error.value.hint
+        assert error.value.code == "bad-batch"
+    with pytest.raises(HpoError, match=r"floating-point numbers, found torch\.uint8"):
+        whole = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
+        record.batch(Batch(whole, torch.zeros(4)), h, torch.Generator())
 
 
 def test_a_regularizer_without_a_hook_is_refused() -> None:

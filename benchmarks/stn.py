@@ -1,0 +1,118 @@
+"""Self-Tuning Networks: cost of a step, race against searches between runs, quality of gradients.
+
+    python benchmarks/stn.py [PART ...] [--quick] [--resume] [--seeds N] [--budget S] ...
+
+cost           CPU time of a train step against a bare loop; the published networks beside it
+memory         parameters while tuning, activations a step keeps for backward
+race           Fashion-MNIST, an MLP, four knobs, 50 CPU seconds a run, 10 seeds, all methods
+match          CPU time at which searches between runs come to our validation loss
+hypergradient  cosine of the knob gradient with the closed form of dropout regression
+starts         spread of the validation loss over the values the knobs start from
+retrain        training anew with the schedule that was found, and with its final values
+
+Without names all parts run. Each prints a Markdown table and writes results/stn-PART.json, with all
+it takes to repeat it. Everything runs on one thread with the environment of this project's worker
+processes, the plain loops too. CPU time is that of the process, import and reading of data left
+out. Where arms are compared they take turns. Parts share runs; --resume takes runs from the JSON
+files of an earlier call whose code is the same, so that a call that was ended goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _report import Report
+    from _stn_jobs import Store
+
+PARTS = ("cost", "memory", "race", "match", "hypergradient", "starts", "retrain")
+_MARK = "HPO_BENCHMARK_ENVIRONMENT"
+
+
+def main() -> None:
+    options = _options()
+    _same_environment()
+    import torch
+    from _report import RESULTS, verdicts, write
+    from _stn_jobs import Store
+
+    torch.set_num_threads(1)
+    store = Store(0 if options.quick else options.processes, options.resume)
+    for part in options.parts:
+        path = RESULTS / f"stn-{part}{'-quick' if options.quick else ''}.json"
+        keep = partial(write, path, vars(options))
+        report = _part(part, options, store, keep)
+        keep(report)
+        print(f"\n## {part}\n")
+        for table in report.tables:
+            print(table + "\n")
+        print(verdicts(report.rows, options.quick), flush=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--quick", action="store_true", help="tiny runs, only to see that it works")
+    parser.add_argument("--resume", action="store_true", help="take finished runs from results/")
+    parser.add_argument(
+        "--seeds", type=int, default=10, help="of race, retrain, hypergradient (10)"
+    )
+    parser.add_argument("--further-seeds", type=int, default=3, help="of match and starts (3)")
+    parser.add_argument("--budget", type=float, default=50.0, help="CPU seconds of a run (50)")
+    parser.add_argument("--times", type=float, default=5.0, help="budgets of a run of match (5)")
+    parser.add_argument("--repeats", type=int, default=31, help="timings of each arm in cost (31)")
+    parser.add_argument("--processes", type=int, default=2, help="runs at once, at most (2)")
+    options = parser.parse_args()
+    unknown = [part for part in options.parts if part not in PARTS]
+    if unknown:
+        parser.error(f"unknown part {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    options.parts = options.parts or list(PARTS)
+    options.processes = max(1, min(options.processes, os.cpu_count() or 1))
+    return options
+
+
+def _same_environment() -> None:
+    """Starts this script again as a worker of this project is started: threads, allocator."""
+    if os.environ.get(_MARK):
+        return
+    from _measure import ONE_THREAD
+
+    from hpo.engines import Slots
+    from hpo.engines._devices import environments
+
+    theirs = environments(Slots(workers=1))[0]
+    environment = {**os.environ, **theirs, **ONE_THREAD, _MARK: "1"}
+    os.execve(sys.executable, [sys.executable, *sys.argv], environment)
+
+
+def _part(
+    part: str, options: argparse.Namespace, store: Store, keep: Callable[[Report], None]
+) -> Report:
+    """Imports what a part needs and runs it."""
+    quick = options.quick
+    if part in ("cost", "memory"):
+        import _stn_cost
+
+        return _stn_cost.memory() if part == "memory" else _stn_cost.cost(options.repeats, quick)
+    if part == "hypergradient":
+        from _stn_hypergradient import hypergradient
+
+        if quick:
+            return hypergradient(range(1), 60, 0)
+        return hypergradient(range(options.seeds), 3000, options.processes)
+    import _stn_race
+
+    plan = _stn_race.Race(options.seeds, options.budget, options.further_seeds, options.times)
+    if quick:
+        plan = _stn_race.Race(1, 0.3, 1, 2.0, width=16, rows=256)
+    function: Callable[..., Report] = getattr(_stn_race, part)
+    return function(plan, store, keep)
+
+
+if __name__ == "__main__":
+    main()

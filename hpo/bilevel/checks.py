@@ -1,0 +1,133 @@
+"""Looks at a run from beside: what they do leaves weights, buffers and random draws as they are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from objectives.training.auxiliary import auxiliary_loss
+from objectives.training.evaluation import checked_loss, evaluating
+from objectives.training.stream import as_batch, one_pass
+from search_spaces.regularizer import Batch
+
+if TYPE_CHECKING:
+    from objectives.training.state import Run
+
+# Knobs for a batch, and what turns the response to them on or off.
+Offer: TypeAlias = tuple[Mapping[str, Any], Callable[[bool], None]]
+
+_TIMES = 3  # a step is timed; the fastest counts, for nothing but the machine makes it slower
+
+
+def response_gain(run: Run, batch: Batch, offers: Sequence[Offer]) -> Tensor:
+    """The loss of each example (rows,) with the response off minus that with it on, averaged over
+    the offers.
+
+    An offer is knobs, and what turns the response to them on or off; the last one is left on. Two
+    offers should be given, perturbed by the same amounts with opposite signs: what is linear in
+    them, which is most of the noise and none of the gain, then cancels within each example. Both
+    losses see the same noise and masks, and the penalty, as they would in training; the batch
+    should be one that the response has not just been trained on. A task that gives the mean loss
+    alone gives one number.
+    """
+    gains = []
+    for knobs, switch in offers:
+        losses = []
+        for on in (False, True):
+            with _beside(run), torch.no_grad():
+                switch(on)
+                losses.append(_losses(run, batch, knobs))
+        gains.append(losses[0] - losses[1])
+    return torch.stack(gains).mean(0)
+
+
+def plain_loss(run: Run, split: str, most: int) -> float:
+    """The mean loss without any regularizer over the first rows of a split, at least `most` of them
+    where it has so many; nan if it has none."""
+    total, rows = 0.0, 0
+    with _beside(run), evaluating(run.model), torch.no_grad():
+        for raw in one_pass(run.task, split, torch.Generator().manual_seed(0)):
+            inputs, targets = as_batch(raw, run.task, split)
+            batch = Batch(inputs.to(run.device), targets.to(run.device))
+            loss = checked_loss(run.task.loss(run.model, batch), len(targets), run.task)
+            total, rows = total + float(loss.mean()) * len(targets), rows + len(targets)
+            if rows >= most:
+                break
+    return total / rows if rows else float("nan")
+
+
+def rows_of(run: Run, split: str) -> int:
+    """How many examples a split has; it is read once."""
+    with _beside(run):
+        passed = one_pass(run.task, split, torch.Generator().manual_seed(0))
+        return sum(len(as_batch(raw, run.task, split).targets) for raw in passed)
+
+
+def step_seconds(
+    run: Run, batch: Batch, offer: Offer, answers: Iterable[nn.Parameter]
+) -> tuple[float, float]:
+    """Seconds of forward and backward pass with the response, whose parameters are `answers`, and
+    without it; no step is taken, no gradient left. The response is left on."""
+    knobs, switch = offer
+    plain = list(run.parameters.values())
+    wanted = {True: [*plain, *answers], False: plain}
+    best = {True: float("inf"), False: float("inf")}
+    for on in (False, True) * _TIMES:
+        with _beside(run):
+            switch(on)
+            begun = _now(run)
+            loss, penalty = run.regularized_loss(batch, knobs)
+            total = loss if penalty is None else loss + penalty
+            torch.autograd.grad(total, wanted[on], allow_unused=True)
+            best[on] = min(best[on], _now(run) - begun)
+    return best[True], best[False]
+
+
+def kept_bytes(answers: Iterable[nn.Parameter], optimizer: torch.optim.Optimizer) -> int:
+    """What a response keeps between steps: parameters, their gradients, their optimizer's state."""
+    states = [value for state in optimizer.state.values() for value in state.values()]
+    kept = sum(value.nbytes for value in states if isinstance(value, Tensor))
+    return kept + 2 * sum(parameter.nbytes for parameter in answers)
+
+
+def _losses(run: Run, batch: Batch, knobs: Mapping[str, Any]) -> Tensor:
+    """What training minimizes, for each example; its penalty is added to every one."""
+    batch = run.regularization.batch(batch, knobs)
+    run.regularization.in_force(knobs)
+    try:
+        loss = run.task.loss(run.model, batch)
+        auxiliary = auxiliary_loss(run.task, run.model, batch, knobs)
+    finally:
+        run.regularization.in_force(None)
+    rows = len(batch.targets)
+    each = run.regularization.losses(checked_loss(loss, rows, run.task), rows, knobs)
+    for added in (auxiliary, run.regularization.penalty(run.effective(), knobs)):
+        if added is not None:
+            each = each + added
+    return each.flatten()
+
+
+@contextmanager
+def _beside(run: Run) -> Iterator[None]:
+    """Puts random draws and the model's buffers (the statistics of norms) back as they were."""
+    noise, outside = run.noise.get_state(), run.streams.now()
+    buffers = [(buffer, buffer.clone()) for buffer in run.model.buffers()]
+    try:
+        yield
+    finally:
+        run.noise.set_state(noise)
+        run.streams.rewind(outside)
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+def _now(run: Run) -> float:
+    if run.device.type == "cuda":
+        torch.cuda.synchronize(run.device)
+    return time.perf_counter()

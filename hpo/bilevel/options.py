@@ -1,0 +1,47 @@
+"""What can be set on a self-tuning run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def _number(default: Any, **limits: float) -> Any:
+    """A field with the limits (at_least, above, at_most) that a spec is checked against."""
+    return field(default=default, metadata=limits)
+
+
+@dataclass(frozen=True)
+class SelfTuningOptions:
+    """How a Self-Tuning Network tunes; the defaults are in units that do not depend on the task.
+
+    response: "gains" (scales and shifts of each layer's output, a direction of rank one for each
+    knob), "full" (a second weight matrix for each layer, as in the 2019 paper) or "delta" (the
+    2020 paper: a second matrix, its own objective, linearised). centred: the response sees how far
+    the knobs are from their centre; False: where they are, as in 2019. every: training steps for
+    each step of the knobs. warmup: the share of the steps before the first. settle: the share at
+    the end after the last. path: how far, in free units, a knob can travel in the run; a free unit
+    is a logit of the knob's place in its range. rate: a step of the knobs, in place of what `path`
+    gives. scale: the first perturbation, in free units; learn_scale: whether it is learned, between
+    least_scale and most_scale, with the weight `entropy` on its entropy. trust: the longest step of
+    a knob, in perturbations. freeze: knobs rest when the learning rate has decayed below this share
+    of its peak. response_rate: the learning rate of the response, as a multiple of the weights'.
+    restarts: how often a knob that has run into its lower end is put back to its start.
+    """
+
+    response: Literal["gains", "full", "delta"] = "gains"
+    centred: bool = True
+    every: int = _number(10, at_least=1)
+    warmup: float = _number(0.05, at_least=0, at_most=1)
+    settle: float = _number(0.1, at_least=0, at_most=1)
+    path: float = _number(12.0, above=0)
+    rate: float | None = _number(None, above=0)
+    scale: float = _number(0.5, above=0)
+    learn_scale: bool = True
+    least_scale: float = _number(0.1, above=0)
+    most_scale: float = _number(1.0, above=0)
+    entropy: float = _number(1e-3, at_least=0)
+    trust: float = _number(0.2, above=0)
+    freeze: float = _number(0.05, at_least=0, at_most=1)
+    response_rate: float = _number(1.0, above=0)
+    restarts: int = _number(0, at_least=0)

@@ -1,0 +1,204 @@
+"""The response of a whole model: gates on its layers, put there by hooks, its code untouched."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from hpo.bilevel.effective import answered_parameters
+from hpo.bilevel.gate import Gate
+from hpo.bilevel.sites import Site, main_output, with_main_output
+from hpo.bilevel.unsuited import forget_compiled
+from search_spaces.errors import HpoError
+
+
+class Response:
+    """Gates at the sites of a model, in force while `delta` is set.
+
+    `delta` (rows, columns) says for each example of the coming batch how far the knobs are from
+    their centre; while it is None the model is its plain self. It must stay set until the backward
+    pass is over: activation checkpointing runs layers again then.
+    """
+
+    def __init__(self, sites: list[Site], columns: int, like: Tensor, seed: int) -> None:
+        if not sites:
+            raise HpoError(
+                "this model has no layer that could respond to the knobs",
+                hint="linear, convolution, embedding, norm, attention and recurrent layers do;"
+                " a search between runs (sampler tpe) needs none of them",
+                code="no-response",
+                path=("sampler",),
+            )
+        self.delta: Tensor | None = None
+        self.sites = sites
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            self.gates = [
+                Gate(site.width, columns, site.inputs, like.new_empty(())) for site in sites
+            ]
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What is learned, in a fixed order."""
+        return [parameter for gate in self.gates for parameter in gate.parameters()]
+
+    def attach(self) -> list[Callable[[], None]]:
+        """Puts the gates on; gives back what takes them off, to be called in reverse order."""
+        pairs = zip(self.sites, self.gates, strict=True)
+        undo: list[Callable[[], None]] = [forget_compiled]
+        undo.append(_without_fused_attention())
+        undo += [
+            s.module.register_forward_hook(self._hook(s, g), with_kwargs=True).remove
+            for s, g in pairs
+        ]
+        forget_compiled()
+        return undo
+
+    def _hook(self, site: Site, gate: Gate) -> Callable[..., Any]:
+        def hook(
+            module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any
+        ) -> Any:
+            delta = self.delta
+            if delta is None:
+                return None
+            if delta.requires_grad and not torch.is_grad_enabled():
+                raise _without_gradients(site)
+            plain = inputs[0] if inputs else named.get("input")
+            with _in_own_precision(main_output(output)):
+                return _answered_output(site, gate, plain, output, delta)
+
+        return hook
+
+    def effective(self, parameters: Mapping[str, Tensor], delta: Tensor) -> dict[str, Tensor]:
+        """The parameters as penalties see them, answered at one `delta` (columns,) for all rows.
+
+        They are what the forward pass amounts to then. Those of layers without a response, of
+        recurrent ones (where it is no change of weights) and those that layers share (where each
+        answers in its own way) are as they are.
+        """
+        modules = {id(site.module): site.module for site in self.sites}
+        uses = Counter(
+            id(p)
+            for module in modules.values()
+            for p in module.parameters()  # those of one module count once
+        )
+        found = dict(parameters)
+        for site, gate in zip(self.sites, self.gates, strict=True):
+            names = {id(p): n for n, p in parameters.items() if uses[id(p)] == 1}
+            for parameter, answered in answered_parameters(site, gate, delta):
+                if id(parameter) in names:
+                    found[names[id(parameter)]] = answered
+        return found
+
+
+def _without_gradients(site: Site) -> HpoError:
+    return HpoError(
+        f"layer {site.name or 'of the model'} is run without gradients, so that the knobs get none",
+        hint="call torch.utils.checkpoint with use_reentrant=False; let layers that no_grad keeps"
+        " from learning have requires_grad False",
+        code="no-gradient",
+    )
+
+
+def _without_fused_attention() -> Callable[[], None]:
+    """Turns the fused attention of evaluation off, which a hooked layer does not have but its
+    encoder counts on; gives back what turns it on again."""
+    if not torch.backends.mha.get_fastpath_enabled():
+        return lambda: None
+    torch.backends.mha.set_fastpath_enabled(False)
+    return lambda: torch.backends.mha.set_fastpath_enabled(True)
+
+
+def _in_own_precision(output: Any) -> AbstractContextManager[Any]:
+    """Gates choose their precision themselves; autocast would take it away from them."""
+    kind = output.device.type
+    if torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
+
+
+def _answered_output(site: Site, gate: Gate, plain: Any, output: Any, delta: Tensor) -> Any:
+    """All that a layer gives: its tensor, answered, and the last states of recurrent layers."""
+    packed = output[0] if type(output) is tuple else output
+    main = main_output(output)
+    if isinstance(packed, PackedSequence):
+        answered = gate(None, main, _packed(packed, delta), -1)
+    else:
+        answered = _answered(site, gate, plain if gate.read is not None else None, main, delta)
+    if isinstance(site.module, nn.Embedding) and site.module.padding_idx is not None:
+        padding = (plain == site.module.padding_idx).unsqueeze(-1)
+        answered = torch.where(padding, main, answered)
+    output = with_main_output(output, answered)
+    if isinstance(site.module, nn.RNNBase):
+        output = (output[0], _last_states(site, gate, output[1], delta))
+    return output
+
+
+def _packed(packed: PackedSequence, delta: Tensor) -> Tensor:
+    """delta for each entry of a packed batch of sequences, which is sorted by their length."""
+    if packed.sorted_indices is not None:
+        delta = delta[packed.sorted_indices]
+    return torch.cat([delta[:count] for count in packed.batch_sizes.tolist()])
+
+
+def _last_states(site: Site, gate: Gate, states: Any, delta: Tensor) -> Any:
+    """The last states with those of the uppermost layer answered as the output is: models read
+    the one or the other."""
+    state = states[0] if isinstance(states, tuple) else states
+    assert isinstance(site.module, nn.RNNBase)
+    directions = 2 if site.module.bidirectional else 1
+    if state.ndim != 3 or state.shape[1] % len(delta):
+        return states
+    upper = state[-directions:]
+    rows = upper.transpose(0, 1).reshape(state.shape[1], -1)
+    # The layout of the output holds here too, but for the place of the dimension.
+    delta = _spread(delta, state.shape[1], site.layouts[0].interleaved)
+    answered = gate(None, rows, delta, -1).view(state.shape[1], directions, -1).transpose(0, 1)
+    state = torch.cat([state[:-directions], answered])
+    return (state, *states[1:]) if isinstance(states, tuple) else state
+
+
+def _answered(
+    site: Site, gate: Gate, inputs: Tensor | None, output: Tensor, delta: Tensor
+) -> Tensor:
+    """The output of one call, whichever of its dimensions counts the examples."""
+    rows = len(delta)
+    fits = [
+        layout
+        for layout in site.layouts
+        if (layout.dim == 0 or (output.ndim >= 3 and site.channel == -1))
+        and output.shape[layout.dim] % rows == 0
+    ]
+    if not fits and site.plain_calls:
+        return output
+    if not fits:
+        raise HpoError(
+            f"layer {site.name or 'of the model'} gives shape {tuple(output.shape)} for a batch of"
+            f" {rows} examples",
+            hint="the first dimension (or the second, in sequences) must count the examples",
+            code="bad-batch",
+        )
+    layout = min(fits, key=lambda each: output.shape[each.dim] != rows)
+    if inputs is not None:
+        output = output.contiguous()
+    spread = _spread(delta, output.shape[layout.dim], layout.interleaved)
+    if layout.dim == 0:
+        return gate(inputs, output, spread, site.channel)  # type: ignore[no-any-return]
+    first = output.shape[:2]
+    flat = None if inputs is None else inputs.flatten(0, 1)
+    spread = spread.repeat(first[0], 1)
+    answered: Tensor = gate(flat, output.flatten(0, 1), spread, -1)
+    return answered.unflatten(0, first)
+
+
+def _spread(delta: Tensor, entries: int, interleaved: bool) -> Tensor:
+    """delta for each of the entries, of which every example has the same number."""
+    each = entries // len(delta)
+    if each == 1:
+        return delta
+    return delta.repeat(each, 1) if interleaved else delta.repeat_interleave(each, dim=0)

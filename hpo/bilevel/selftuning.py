@@ -1,0 +1,241 @@
+"""Self-Tuning Networks as a tuner: one run trains the weights, learns how they answer to the knobs,
+and moves the knobs downhill on validation batches.
+
+MacKay, Vicol, Lorraine, Duvenaud and Grosse (ICLR 2019); centred as in Bae and Grosse, Delta-STN
+(NeurIPS 2020), but with one pass a step, whose perturbations come in pairs of opposite sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hpo.bilevel import lookahead
+from hpo.bilevel.descent import Descent
+from hpo.bilevel.freeknobs import FreeKnobs
+from hpo.bilevel.options import SelfTuningOptions
+from hpo.bilevel.perturbation import antithetic
+from hpo.bilevel.response import Response
+from hpo.bilevel.sites import another_first, find_sites
+from objectives.training.evaluation import checked_loss, evaluating
+from objectives.training.randomness import derived_seed
+from search_spaces.domains import Domain, Int, Point
+from search_spaces.regularizer import HOOKS, Batch, Regularizer, Scope
+
+if TYPE_CHECKING:
+    from objectives.training.state import Run
+
+
+class SelfTuning:
+    """Tunes the knobs of `domains` within a run, from the values of `start`.
+
+    Every row of a training batch has knobs of its own, drawn around the centre, and the response
+    learns what that does to the best weights. Every few steps a validation batch is seen through
+    the response, and its gradient moves the centre. Knobs of `start` without a domain are held.
+    """
+
+    def __init__(
+        self,
+        domains: Mapping[str, Domain],
+        regularizers: Mapping[str, Regularizer],
+        start: Point,
+        options: SelfTuningOptions,
+    ) -> None:
+        self._domains, self._start, self._options = dict(domains), dict(start), options
+        self._held = {name: value for name, value in start.items() if name not in domains}
+        # The weight of an auxiliary loss belongs to no regularizer; it acts on each example.
+        self._scopes: dict[str, Scope] = dict.fromkeys(domains, "example")
+        self._scopes |= {k: s for r in regularizers.values() for k, s in r.scope.items()}
+        # What only the optimizer's step uses has no effect that a response could learn.
+        self._steps_only = {
+            knob for r in regularizers.values() if _by_optimizer_alone(r) for knob in r.knobs
+        }
+
+    # -- the protocol of a tuner ------------------------------------------------------------------
+
+    def begin(self, run: Run) -> None:
+        """Finds the layers that respond, puts the gates on them, and sets the knobs to start."""
+        options, like = self._options, next(iter(run.parameters.values()))
+        precise = torch.promote_types(like.dtype, torch.float32)
+        self.free = FreeKnobs(self._domains, self._scopes, like.device, precise)
+        names = [column.knob for column in self.free.columns]
+        still = torch.tensor([name in self._steps_only for name in names], device=like.device)
+        self._stepped = [k for k, name in enumerate(names) if name in self._steps_only]
+        steps = int(run.training.steps * max(0.0, 1 - options.warmup - options.settle))
+        self.descent = Descent(
+            self.free.initial(self._start), still, steps // options.every, options
+        )
+        self._rng = torch.Generator(like.device).manual_seed(derived_seed(run.seed, "stn"))
+        self.response = self._respond(run, like)
+        for undo in self.response.attach():
+            run.keep(undo)
+        run.effective = lambda: self._effective(run)
+        self._answers = _optimizer_like(run, self.response.parameters())
+        self._rows = 0
+        self._resting = False
+
+    def _respond(self, run: Run, like: Tensor) -> Response:
+        batch = run.next_batch("validation")
+
+        def forward(batch: Batch) -> None:
+            with evaluating(run.model):
+                run.task.loss(run.model, batch)
+
+        altered = another_first(batch)
+        sites = find_sites(
+            run.model, lambda: forward(batch), lambda: forward(altered), len(batch.targets)
+        )
+        return Response(sites, len(self.free), like, derived_seed(run.seed, "response"))
+
+    def knobs(self, progress: float, rows: int) -> Mapping[str, Any]:
+        """Strengths drawn around the centre: one for each row, or one for all of them."""
+        self._rows = rows
+        if self._resting:
+            return self._nominal()
+        draws = self._draws(rows)
+        self.response.delta = draws * self.descent.scale
+        return {**self._held, **self._values(self.descent.center + self.response.delta)}
+
+    def after_step(self, run: Run, progress: float) -> None:
+        """Steps the response, and, when it is time, the knobs."""
+        options = self._options
+        if self._resting:
+            return
+        for group in self._answers.param_groups:
+            group["lr"] = run.optimizer.param_groups[0]["lr"] * options.response_rate
+        self._answers.step()
+        self._answers.zero_grad()
+        if progress >= options.warmup and run.step % options.every == 0:
+            self._tune(run)
+        self.response.delta = None
+        faded = run.training.rate_factor(progress) < options.freeze
+        self._resting = progress >= 1 - options.settle or (faded and progress > options.warmup)
+
+    def point(self, progress: float) -> Point:
+        """The knobs at their centre."""
+        if not hasattr(self, "descent"):
+            return dict(self._start)
+        return {**self._held, **self.free.point(self.descent.center)}
+
+    def spread(self) -> Point:
+        """The scale of the perturbation of each number knob, in free units; zero at rest."""
+        scale = self.descent.scale
+        return self.free.by_knob(torch.zeros_like(scale) if self._resting else scale)
+
+    def moving(self, progress: float) -> bool:
+        """Whether the knobs still move."""
+        return not self._resting
+
+    def state_dict(self) -> dict[str, Any]:
+        """Centre, scales, response, both optimizers, draws: all that decides what comes next."""
+        return {
+            "descent": self.descent.state_dict(),
+            "gates": [gate.state_dict() for gate in self.response.gates],
+            "answers": self._answers.state_dict(),
+            "rng": self._rng.get_state(),
+            "resting": self._resting,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a saved state; to be called after `begin`."""
+        self.descent.load_state_dict(state["descent"])
+        for gate, saved in zip(self.response.gates, state["gates"], strict=True):
+            gate.load_state_dict(saved)
+        self._answers.load_state_dict(state["answers"])
+        self._rng.set_state(state["rng"])
+        self._resting = state["resting"]
+
+    # -- values ---------------------------------------------------------------------------------
+
+    def _draws(self, rows: int) -> Tensor:
+        draws = antithetic(rows, len(self.free), self._rng, self.descent.center)
+        if self.free.any_shared:
+            draws = torch.where(self.free.shared, draws[:1], draws)
+        return draws
+
+    def _values(self, free: Tensor) -> dict[str, Any]:
+        """Strengths at free numbers (rows, columns), as the regularizers take them."""
+        found: dict[str, Any] = {}
+        for name, value in self.free.values(free).items():
+            if self._scopes[name] == "batch":
+                value = value[0]
+            if isinstance(self._domains[name], Int):
+                value = self._rounded(value, self._domains[name])
+            found[name] = value
+        return found
+
+    def _rounded(self, value: Tensor, domain: Domain) -> Tensor:
+        """Whole numbers with the right mean: rounded up with the probability of the rest."""
+        assert isinstance(domain, Int)
+        draws = torch.rand(value.shape, generator=self._rng, device=value.device, dtype=value.dtype)
+        return (value.clamp(domain.low, domain.high) + draws - 0.5).round()
+
+    def _nominal(self) -> dict[str, Any]:
+        return {**self._held, **self.free.point(self.descent.center)}
+
+    def _effective(self, run: Run) -> Mapping[str, Tensor]:
+        """The weights as a penalty sees them under this batch's perturbation."""
+        if self.response.delta is None or not self.free.any_shared:
+            return run.parameters
+        shared = torch.where(self.free.shared, self.response.delta[0], 0.0)
+        return self.response.effective(run.parameters, shared)
+
+    # -- the step of the knobs --------------------------------------------------------------------
+
+    def _tune(self, run: Run) -> None:
+        batch = self._some(run.next_batch("validation"))
+        rows = len(batch.targets)
+        draws = antithetic(rows, len(self.free), self._rng, self.descent.center)
+        delta = (draws * self.descent.scale).requires_grad_()
+        self.response.delta = delta
+        wanted = {n: p for n, p in run.parameters.items() if p.ndim >= 2} if self._stepped else {}
+        with evaluating(run.model):
+            loss = checked_loss(run.task.loss(run.model, batch), rows, run.task).mean()
+            each, *grads = torch.autograd.grad(loss, [delta, *wanted.values()], allow_unused=True)
+        run.spend(gradients=1, examples=rows)
+        self.response.delta = None
+        grad_center = each.sum(0)
+        if self._stepped:
+            known = {n: g for n, g in zip(wanted, grads, strict=True) if g is not None}
+            weights = {name: wanted[name] for name in known}
+            for column in self._stepped:
+                grad_center[column] = self._slope(run, weights, known, column)
+        with torch.no_grad():
+            self.descent.step(grad_center, (each * draws).sum(0))
+
+    def _slope(
+        self, run: Run, weights: Mapping[str, Tensor], grads: Mapping[str, Tensor], column: int
+    ) -> float:
+        def step(moved: Mapping[str, Tensor], free: Tensor, rate: float) -> None:
+            knobs = {**self._nominal(), **self.free.values(free)}
+            run.regularization.before_step(moved, knobs, rate)
+
+        strength = float(self.free.flat_values(self.descent.center)[column])
+        # Half the step at which such hooks stop: beyond it there is nothing left to shrink.
+        rate = 0.5 / max(1.0, abs(strength))
+        return lookahead.slope(step, weights, grads, self.descent.center, column, rate)
+
+    def _some(self, batch: Batch) -> Batch:
+        """As many rows as a training batch has, so that a step of the knobs costs no more."""
+        rows = len(batch.targets)
+        if rows <= self._rows:
+            return batch
+        order = torch.randperm(rows, generator=self._rng, device=self._rng.device)
+        picked = order[: self._rows].to(batch.targets.device)
+        return Batch(batch.inputs[picked], batch.targets[picked])
+
+
+def _by_optimizer_alone(regularizer: Regularizer) -> bool:
+    return not any(getattr(regularizer, hook) for hook in HOOKS if hook != "optimizer")
+
+
+def _optimizer_like(run: Run, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+    """The response learns as the weights do: what it says is where they would have gone."""
+    training = run.training
+    if training.optimizer == "adamw":
+        return torch.optim.Adam(parameters, lr=training.learning_rate)
+    momentum = training.momentum if training.optimizer == "momentum" else 0.0
+    return torch.optim.SGD(parameters, lr=training.learning_rate, momentum=momentum)

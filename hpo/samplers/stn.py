@@ -1,0 +1,50 @@
+"""Self-Tuning Networks: one training run learns how the best weights answer to the knobs, and
+follows the validation loss through that answer.
+
+MacKay, Vicol, Lorraine, Duvenaud and Grosse, Self-Tuning Networks, ICLR 2019; Bae and Grosse,
+Delta-STN, NeurIPS 2020. The network itself is untouched: gates on its layers carry the answer.
+Do not use it for what has no best response, such as the learning rate or the width (those are left
+to the sampler `propose`), nor where a trial is too short for the knobs to travel: a few hundred
+steps are the least.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hpo.bilevel.options import SelfTuningOptions
+from hpo.samplers._sampler import InRunOptions, Request, Sampler, Start
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+    from objectives.training.tuner import Tuner
+
+
+@dataclass(frozen=True)
+class Options(SelfTuningOptions, InRunOptions):
+    __doc__ = f"{SelfTuningOptions.__doc__}\n{InRunOptions.__doc__}"
+
+
+def propose(seed: int, request: Request) -> BaseSampler:
+    from hpo import samplers
+
+    outer = samplers.load(request.options.propose)
+    options = samplers.parse_options(outer, {}, request.options.propose)
+    return outer.propose(seed, Request(request.coordinates, options, request.trials))
+
+
+def tune(start: Start, options: Any) -> Tuner:
+    if options.response != "gains":
+        from hpo.bilevel.published import Published
+
+        return Published(start.tunable, start.regularizers, start.point, options)
+    from hpo.bilevel.selftuning import SelfTuning
+
+    return SelfTuning(start.tunable, start.regularizers, start.point, options)
+
+
+SAMPLER = Sampler(
+    propose, Options, tune=tune, summary="tunes knobs while a run trains (Self-Tuning Networks)"
+)

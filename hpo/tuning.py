@@ -1,0 +1,85 @@
+"""The in-run half of a study's sampler: what it can tune, and the tuner of one trial."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hpo import samplers
+from hpo.errors import HpoError
+from hpo.problem import Problem
+from hpo.samplers import Start
+from search_spaces.domains import Domain
+from search_spaces.space import holds
+
+if TYPE_CHECKING:
+    from objectives.training.tuner import Tuner
+    from search_spaces.domains import Point
+    from search_spaces.schedule import Schedule
+
+
+def tuner(problem: Problem, schedule: Schedule) -> Tuner:
+    """The tuner of a trial that begins where `schedule` does."""
+    spec = problem.spec
+    sampler = samplers.load(spec.sampler)
+    assert sampler.tune is not None
+    options = samplers.parse_options(sampler, spec.sampler_options, spec.sampler)
+    point = schedule.at(0.0)
+    start = Start(tunable(problem, point), problem.regularizers, point)
+    return sampler.tune(start, options)
+
+
+def tunable(problem: Problem, point: Point) -> dict[str, Domain]:
+    """The searched knobs that act on the loss and that their conditions switch on: those of
+    regularizers, and the weights of a task's auxiliary losses."""
+    scalars = {name: value for name, value in point.items() if not isinstance(value, tuple)}
+    used = {knob for record in problem.regularizers.values() for knob in record.knobs}
+    if hasattr(problem.target, "auxiliary_losses"):
+        used |= set(getattr(problem.target, "space", None) or ())
+    return {
+        name: domain
+        for name, domain in problem.space.items()
+        if name in used and (not domain.when or holds(domain, scalars))
+    }
+
+
+def check(problem: Problem) -> None:
+    """Raises HpoError if the study's sampler tunes within runs and cannot do so here."""
+    spec = problem.spec
+    sampler = samplers.load(spec.sampler)
+    if sampler.tune is None:
+        return
+    if not problem.is_task:
+        raise HpoError(
+            f"sampler {spec.sampler} tunes while a model trains, but objective {spec.objective}"
+            " is a function that trains on its own",
+            hint="give a task (methods model, batches, loss; see hpo init), or use sampler tpe",
+            code="not-a-task",
+            path=("sampler",),
+        )
+    if spec.seeds > 1:
+        raise HpoError(
+            f"seeds is {spec.seeds}: sampler {spec.sampler} finds a path of its own for each seed,"
+            " and these cannot be averaged",
+            hint="leave seeds out; hpo schedule saves the path, and more trials give more of them",
+            code="refused",
+            found=spec.seeds,
+            path=("seeds",),
+        )
+    curved = [name for name, domain in problem.space.items() if domain.schedule is not None]
+    if curved:
+        raise HpoError(
+            f"knob {curved[0]} has a schedule to be searched between runs, but sampler"
+            f" {spec.sampler} bends it within a run",
+            hint="leave out its schedule:",
+            code="refused",
+            found=curved[0],
+            path=("space", curved[0]),
+        )
+    if not tunable(problem, problem.space.start):
+        raise HpoError(
+            f"sampler {spec.sampler} can tune none of {', '.join(problem.space)} within a run",
+            hint="it tunes what regularizers use (hpo list regularizers); for other knobs use"
+            " sampler tpe",
+            code="refused",
+            path=("space",),
+        )
