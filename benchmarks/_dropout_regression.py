@@ -33,7 +33,7 @@ class Grouped(nn.Module):
         self.linear = nn.Linear(FEATURES, 1, bias=False)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        parts = inputs.split(FEATURES // GROUPS, dim=1)
+        parts = torch.split(inputs, FEATURES // GROUPS, dim=1)
         dropped = [drop(part) for drop, part in zip(self.drops, parts, strict=True)]
         output: Tensor = self.linear(torch.cat(dropped, dim=1))
         return output.squeeze(1)
@@ -62,7 +62,8 @@ class DropoutRegression:
         yield self.data[split]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        return (model(batch.inputs) - batch.targets).square()
+        losses: Tensor = (model(batch.inputs) - batch.targets).square()
+        return losses
 
     def best_weights(self, rates: Tensor) -> Tensor:
         """w* (features,) at the rates (groups,), in double precision; differentiable."""
@@ -70,7 +71,8 @@ class DropoutRegression:
         each = rates.double().repeat_interleave(FEATURES // GROUPS)
         gram = inputs.t() @ inputs
         damped = gram + torch.diag(each / (1 - each) * gram.diagonal())
-        return torch.linalg.solve(damped, inputs.t() @ targets)
+        weights: Tensor = torch.linalg.solve(damped, inputs.t() @ targets)
+        return weights
 
     def validation_loss(self, rates: Tensor) -> Tensor:
         """The validation loss at the best weights for these rates."""

@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-RESULTS = Path(__file__).parent / "results"
 _SET_BY_ENGINES = ("MALLOC_", "GOMP_", "OMP_", "MKL_", "OPENBLAS_")
 
 

@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from _report import RESULTS
 from _stn_runs import Job, run
 
 Case = TypeVar("Case")
@@ -52,13 +51,13 @@ def _finished(
 class Store:
     """Runs, each done once: several parts of the benchmark look at the same ones.
 
-    resume: whether results of an earlier run of the script count, if the job and all the code it
-    runs through are the same.
+    left: a folder with results of an earlier run of the script; they count where the job and all
+    the code it goes through are the same.
     """
 
-    def __init__(self, processes: int, resume: bool) -> None:
+    def __init__(self, processes: int, left: Path | None) -> None:
         self._processes = processes
-        self._done: dict[Job, dict[str, Any]] = dict(_left()) if resume else {}
+        self._done: dict[Job, dict[str, Any]] = {} if left is None else dict(_left(left))
 
     def results(
         self, jobs: Sequence[Job], keep: Callable[[], None] = lambda: None
@@ -90,8 +89,8 @@ def _line(job: Job, found: dict[str, Any]) -> str:
     )
 
 
-def _left() -> Iterator[tuple[Job, dict[str, Any]]]:
-    for path in sorted(RESULTS.glob("stn-*.json")):
+def _left(folder: Path) -> Iterator[tuple[Job, dict[str, Any]]]:
+    for path in sorted(folder.glob("stn-*.json")):
         for record in json.loads(path.read_text())["runs"]:
             if "job" in record:
                 job = Job(**record["job"])
@@ -106,7 +105,7 @@ def _code(tunes: bool) -> str:
     assert spec is not None and spec.origin is not None
     root, here = Path(spec.origin).parent.parent, Path(__file__).parent
     folders = [*_SHARED, "hpo/bilevel"] if tunes else _SHARED
-    files = [here / name for name in _OWN]
+    files = [root / "hpo/pruners.py", *(here / name for name in _OWN)]
     files += [file for folder in folders for file in sorted((root / folder).rglob("*.py"))]
     digest = hashlib.sha256()
     for file in files:

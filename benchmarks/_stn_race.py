@@ -62,26 +62,17 @@ def race(plan: Race, store: Store, keep: Keep) -> Report:
         beaten = "" if arm == "stn" else f"{wins}/{len(val)}"
         cpu, trials = (statistics.fmean(_of(found, arm, key)) for key in ("cpu", "trials"))
         epochs = statistics.fmean(_of(found, arm, "epochs"))
-        lines.append(
-            [arm, mean_interval(val).shown(4), sd, mean_interval(test).shown(4), beaten]
-            + [f"{cpu:.1f}", f"{trials:.1f}", f"{epochs:.0f}"]
-        )
+        losses = [mean_interval(val).shown(4), sd, mean_interval(test).shown(4)]
+        lines.append([arm, *losses, beaten, f"{cpu:.1f}", f"{trials:.1f}", f"{epochs:.0f}"])
         if arm in _RIVALS:
             met = wins >= _WINS * len(val)
             target = f">= {_WINS:.0%} of seeds"
             rows.append(Row(f"seeds on which stn beats {arm}", beaten, target, met))
-    own = [(_VAL, "val", ours), (_TEST, "test", _of(found, "stn", "test"))]
-    means = [(most, name, statistics.fmean(values)) for most, name, values in own]
-    rows = [
-        *(
-            Row(f"mean {n} loss of stn", f"{m:.4f}", f"<= {most}", m <= most)
-            for most, n, m in means
-        ),
-        *rows,
-    ]
-    header = ("arm", "val loss, mean [95 %]", "sd", "test loss, mean [95 %]", "stn better")
-    header += ("CPU s", "trials", "epochs")
-    return Report([table(header, lines)], rows, {}, store.record(jobs))
+    both = {"val": (ours, _VAL), "test": (_of(found, "stn", "test"), _TEST)}
+    means = [_mean_row(name, values, most) for name, (values, most) in both.items()]
+    header = ["arm", "val loss, mean [95 %]", "sd", "test loss, mean [95 %]", "stn better"]
+    header += ["CPU s", "trials", "epochs"]
+    return Report([table(header, lines)], [*means, *rows], {}, store.record(jobs))
 
 
 def match(plan: Race, store: Store, keep: Keep) -> Report:
@@ -177,7 +168,12 @@ def _replay(job: Job, tuned: Mapping[str, Any], mode: str) -> Job:
     elif mode == "final":
         schedule = Schedule.constant(schedule.space, schedule.at(1.0))
     text = json.dumps(schedule.to_json(), sort_keys=True)
-    return replace(job, arm="replay", budget=math.inf, schedule=text, epochs=tuned["epochs"])
+    return replace(job, arm="replay", schedule=text, epochs=tuned["epochs"])
+
+
+def _mean_row(name: str, values: Sequence[float], most: float) -> Row:
+    mean = statistics.fmean(values)
+    return Row(f"mean {name} loss of stn", f"{mean:.4f}", f"<= {most}", mean <= most)
 
 
 def _of(found: Results, arm: str, key: str) -> list[float]:
@@ -194,7 +190,7 @@ def _plain(times: Sequence[float]) -> list[float | None]:
 
 
 def _percent_apart(found: Results, jobs: Sequence[Job], seed: int) -> float:
-    values = [found[job]["val"] for job in jobs if job.seed == seed]
+    values: list[float] = [found[job]["val"] for job in jobs if job.seed == seed]
     return 100 * (max(values) - min(values)) / min(values)
 
 

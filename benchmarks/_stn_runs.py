@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from _stn_problems import RESPONSES, START, Pictures, drawn, fashion, mlp, regularizers, space
@@ -24,6 +24,10 @@ from objectives.training.tuner import Follow, Tuner
 from search_spaces.schedule import Schedule
 from search_spaces.space import SearchSpace
 
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.pruners import BasePruner
+
 SAMPLERS = {"random": "random", "tpe": "tpe", "gp": "gp", "asha": "random"}
 _TRIAL_EPOCHS, _PATIENCE = 30, 6  # of a trial between runs, as in the race this one repeats
 _CALIBRATION = 3  # epochs
@@ -33,8 +37,9 @@ _SAFE = 0.97  # the share of the budget that is planned; the rest is for a slowe
 @dataclass(frozen=True)
 class Job:
     """arm: fixed, a sampler between runs, a self-tuning method, or replay, which trains `epochs`
-    epochs under `schedule` (JSON). budget: CPU seconds. start: of all dropout rates. width: of the
-    network. rows: of drawn pictures in place of Fashion-MNIST."""
+    epochs under `schedule` (JSON), however long that takes. budget: CPU seconds. start: of all
+    dropout rates. width: of the network. rows: of drawn pictures in place of Fashion-MNIST.
+    """
 
     arm: str
     seed: int
@@ -88,9 +93,8 @@ def run(job: Job) -> dict[str, Any]:
     weights of the best epoch; that is not billed."""
     torch.set_num_threads(1)
     task = Pictures(fashion() if job.rows is None else drawn(job.rows), lambda: mlp(job.width))
-    if job.arm in SAMPLERS:
-        _warm_up(job.arm)
-    clock = Clock(job.budget)
+    _warm_up(job)
+    clock = Clock(math.inf if job.arm == "replay" else job.budget)
     best = Best(clock)
     if job.tunes:
         found = _tuned(job, task, clock, best)
@@ -160,17 +164,13 @@ def _study(
     job: Job, task: Pictures, knobs: SearchSpace, training: Training, clock: Clock, best: Best
 ) -> list[int]:
     """How many epochs each trial of a search had."""
-    import optuna
+    from optuna.trial import TrialState
 
-    from hpo import pruners, samplers
+    from hpo import pruners
     from hpo.samplers._suggest import suggest, to_param
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    options = {"startup_trials": 3} if job.arm in ("tpe", "gp") else {}
-    sampler = samplers.optuna_sampler(SAMPLERS[job.arm], space=knobs, seed=job.seed, **options)
     prune = "successive_halving" if job.arm == "asha" else "none"
-    pruner = pruners.build(prune, task.epoch, training.steps)
-    study = optuna.create_study(sampler=sampler, pruner=pruner)
+    study = _created(job, knobs, pruners.build(prune, task.epoch, training.steps))
     coordinates = knobs.coordinates()
     if job.arm != "random":
         first = knobs.start_coordinates()
@@ -189,10 +189,22 @@ def _study(
                 break
         lengths.append(len(values))
         if pruned:
-            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            study.tell(trial, state=TrialState.PRUNED)
         else:
             study.tell(trial, min(values))
     return lengths
+
+
+def _created(job: Job, knobs: SearchSpace, pruner: BasePruner | None) -> Study:
+    """An empty study with the sampler of the job, as this project sets it up."""
+    import optuna
+
+    from hpo import samplers
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    options: dict[str, Any] = {"startup_trials": 3} if job.arm in ("tpe", "gp") else {}
+    sampler = samplers.optuna_sampler(SAMPLERS[job.arm], space=knobs, seed=job.seed, **options)
+    return optuna.create_study(sampler=sampler, pruner=pruner)
 
 
 # -- what they share ------------------------------------------------------------------------------
@@ -245,14 +257,15 @@ def _tested(job: Job, task: Pictures, best: Best) -> dict[str, float]:
     return {"test": found["loss"], "test_error": found["error"]}
 
 
-def _warm_up(arm: str) -> None:
-    """Lets a sampler import what it imports when first asked, so that nobody pays for it."""
-    import optuna
+def _warm_up(job: Job) -> None:
+    """Does once what is slow the first time, imports above all, so that nobody pays for it."""
+    task, knobs = Pictures(drawn(256), lambda: mlp(16)), space()
+    tuner = tuner_of(job.arm if job.tunes else "follow", knobs)
+    clock = Clock(math.inf)
+    list(_epochs(task, tuner, _training(task, 2), 0, clock, Best(clock)))
+    if job.arm in SAMPLERS:
+        from hpo.samplers._suggest import suggest
 
-    from hpo import samplers
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    options = {"startup_trials": 1} if arm in ("tpe", "gp") else {}
-    sampler = samplers.optuna_sampler(SAMPLERS[arm], seed=0, **options)
-    study = optuna.create_study(sampler=sampler)
-    study.optimize(lambda trial: trial.suggest_float("x", 0.0, 1.0), n_trials=3)
+        coordinates = knobs.coordinates()
+        study = _created(job, knobs, None)
+        study.optimize(lambda trial: trial.number + len(suggest(trial, coordinates)), n_trials=5)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from hpo.api import objective, run
     from hpo.result import Best, Result, open_study
     from hpo.samplers import optuna_sampler
+    from hpo.selftune import self_tune
     from search_spaces.errors import HpoError
     from search_spaces.schedule import Schedule
 
@@ -23,6 +24,7 @@ __all__ = [
     "open_study",
     "optuna_sampler",
     "run",
+    "self_tune",
 ]
 
 _HOMES = {
@@ -34,6 +36,7 @@ _HOMES = {
     "open_study": "hpo.result",
     "optuna_sampler": "hpo.samplers",
     "run": "hpo.api",
+    "self_tune": "hpo.selftune",
 }
 
 

@@ -224,11 +224,15 @@ class Study:
             final=ledger.final_point,
         )
 
+    def _role(self, trial: optuna.Trial) -> str:
+        """What an in-run sampler wrote down, when the trial began, that it is for."""
+        attributes = self._storage.get_trial(trial._trial_id).user_attrs
+        return str(attributes.get(samplers.ROLE, ""))
+
     def _plan(self, trial: optuna.Trial, attempt: int, values: Mapping[str, Any]) -> Plan:
         schedule, number = self.problem.schedule(values), trial.number
         checkpoint = str(self.folder.trial(number)) if self.problem.is_task else None
-        # An in-run sampler has written down when the trial began what it is for.
-        tuned = self._sampler.tune is not None and trial.user_attrs.get(samplers.ROLE) == "tuned"
+        tuned = self._sampler.tune is not None and self._role(trial) == "tuned"
         return Plan(number, attempt, schedule, self.spec.seed, checkpoint, tuned=tuned)
 
     # -- ending ---------------------------------------------------------------------------------

@@ -48,6 +48,15 @@ def check(problem: Problem) -> None:
     sampler = samplers.load(spec.sampler)
     if sampler.tune is None:
         return
+    options = samplers.parse_options(sampler, spec.sampler_options, spec.sampler)
+    if samplers.load(options.propose).tune is not None:
+        raise HpoError(
+            f"sampler {spec.sampler}: propose is {options.propose}, which tunes within runs itself",
+            hint="propose is the sampler that works between runs, for example tpe or random",
+            code="refused",
+            found=options.propose,
+            path=("sampler_options", "propose"),
+        )
     if not problem.is_task:
         raise HpoError(
             f"sampler {spec.sampler} tunes while a model trains, but objective {spec.objective}"

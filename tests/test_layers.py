@@ -100,8 +100,11 @@ def test_nothing_imports_the_commands() -> None:
     ("layer", "allowed"),
     [
         (("hpo.pruners",), ("hpo.pruners", "search_spaces")),
-        (("hpo.bilevel",), ("hpo.bilevel", "objectives", "search_spaces")),
-        (("hpo.samplers",), ("hpo.samplers", "hpo.bilevel", "objectives", "search_spaces")),
+        (("hpo.bilevel",), ("hpo.bilevel", "hpo.wording", "objectives", "search_spaces")),
+        (
+            ("hpo.samplers",),
+            ("hpo.samplers", "hpo.bilevel", "hpo.wording", "objectives", "search_spaces"),
+        ),
         (
             ("hpo.tracking",),
             ("hpo.tracking", "hpo.spool", "hpo.masking", "hpo.errors", "search_spaces.errors"),

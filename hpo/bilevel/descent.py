@@ -25,6 +25,7 @@ class Descent:
     ) -> None:
         self.center = center
         self.start = center.clone()
+        self._limit = torch.clamp(center.abs(), min=LIMIT)  # a start beyond it is allowed
         self._options = options
         self._moving = (~still).to(center.dtype)
         self.latent = torch.full_like(center, _latent(options.scale))
@@ -57,7 +58,7 @@ class Descent:
         self._optimizer.step()
         reach = options.trust * torch.where(self._moving > 0, scale, torch.ones_like(scale))
         moved = (self.center - self._good[0]).clamp(-reach, reach)
-        self.center.copy_((self._good[0] + moved).clamp(-LIMIT, LIMIT))
+        self.center.copy_((self._good[0] + moved).clamp(-self._limit, self._limit))
         self.latent.clamp_(_latent(options.least_scale), _latent(options.most_scale))
         return True
 

@@ -29,7 +29,7 @@ class Diagnostics:
     """What a self-tuning run says about itself, as metrics and in plain words.
 
     Of `free` the names and ranges are read, of `options` the bounds of the perturbation. `rows`:
-    how many validation rows there are, 0 if unknown.
+    how many validation rows there are, 0 if unknown. `steps` of the knobs were taken.
     """
 
     def __init__(self, free: FreeKnobs, options: SelfTuningOptions, rows: int = 0) -> None:
@@ -38,7 +38,7 @@ class Diagnostics:
         device = free.shared.device
         self._gradients = torch.zeros(WINDOW, len(free), device=device)
         self._row_variance = torch.zeros(len(free), device=device)
-        self._steps = 0
+        self.steps = 0
         self._center: Tensor | None = None
         self._start: Tensor | None = None
         self._scale = torch.zeros(len(free), device=device)
@@ -57,16 +57,16 @@ class Diagnostics:
     def step(self, gradient: Tensor, each: Tensor, scale: Tensor, center: Tensor) -> None:
         """A step of the knobs was taken: its gradient (columns,), the part `each` row (rows,
         columns) had in it, and the scale and centre (columns,) before it. Waits for no device."""
-        self._gradients[self._steps % WINDOW] = gradient.to(self._gradients)
+        self._gradients[self.steps % WINDOW] = gradient.to(self._gradients)
         if len(each) > 1:
             # The gradient is a sum over rows: the variance of rows * part is that of one row's own.
             own = each.var(0).to(self._row_variance) * len(each) ** 2
-            share = max(1 / (self._steps + 1), 1 / WINDOW)
+            share = max(1 / (self.steps + 1), 1 / WINDOW)
             self._row_variance += share * (own - self._row_variance)
         if self._start is None:
             self._start = center.detach().clone()
         self._center, self._scale = center.detach().clone(), scale.detach().clone()
-        self._steps += 1
+        self.steps += 1
 
     def gain(self, differences: Tensor) -> None:
         """The loss of each example (rows,) with the response off minus that with it on."""
@@ -130,7 +130,7 @@ class Diagnostics:
         standings, by_rows = self._standings(), self._certainty_by_rows()
         for at, by_row in zip(standings, by_rows, strict=True):
             name = at.column.name
-            if self._steps >= LEAST:
+            if self.steps >= LEAST:
                 found[f"stn/snr/{name}"] = at.certainty
                 if by_row is not None:
                     found[f"stn/snr_rows/{name}"] = by_row
@@ -169,7 +169,7 @@ class Diagnostics:
             found.append(alarms.of_response(*self._response(), len(self._gains)))
         pairs = [(v, h) for _, v, h in self._gaps if math.isfinite(h)]
         found.append(alarms.of_split([v for v, _ in pairs], [h for _, h in pairs]))
-        if self._steps >= LEAST:
+        if self.steps >= LEAST:
             options = self._options
             for at in self._standings():
                 found += alarms.of_knob(
@@ -181,9 +181,9 @@ class Diagnostics:
 
     def _window(self) -> Tensor:
         """The last gradients (steps, columns), the oldest first."""
-        if self._steps <= WINDOW:
-            return self._gradients[: self._steps]
-        return self._gradients.roll(-(self._steps % WINDOW), 0)
+        if self.steps <= WINDOW:
+            return self._gradients[: self.steps]
+        return self._gradients.roll(-(self.steps % WINDOW), 0)
 
     def _response(self) -> tuple[float, float]:
         """The gain, and how many standard errors it is; nan for a single check of one number.
@@ -238,7 +238,7 @@ class Diagnostics:
         return {
             "gradients": self._gradients,
             "row_variance": self._row_variance,
-            "steps": self._steps,
+            "steps": self.steps,
             "center": self._center,
             "start": self._start,
             "scale": self._scale,
@@ -253,7 +253,7 @@ class Diagnostics:
         """Goes on from a saved state."""
         self._gradients.copy_(state["gradients"])
         self._row_variance.copy_(state["row_variance"])
-        self._steps = int(state["steps"])
+        self.steps = int(state["steps"])
         like = self._gradients.device
         self._center, self._start = (
             None if state[key] is None else state[key].to(like).clone()

@@ -55,5 +55,5 @@ def _embedded(layer: nn.Embedding, weight: Tensor, gains: Tensor, shifts: Tensor
 def _by_groups(layer: nn.Module, weight: Tensor, gains: Tensor) -> Tensor:
     """A transposed convolution has its inputs first; those of one group share its outputs."""
     groups = int(layer.groups)  # type: ignore[arg-type]
-    grouped = weight.unflatten(0, (groups, -1))
-    return (grouped * gains.view(groups, 1, -1, *[1] * (weight.ndim - 2))).flatten(0, 1)
+    grouped = weight.view(groups, -1, *weight.shape[1:])
+    return (grouped * gains.view(groups, 1, -1, *[1] * (weight.ndim - 2))).view(weight.shape)

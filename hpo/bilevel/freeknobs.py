@@ -14,7 +14,7 @@ from search_spaces.domains import EDGE, Choice, Domain, Float, Int, Point, Value
 from search_spaces.errors import HpoError
 from search_spaces.regularizer import Scope
 
-LIMIT = math.log((1 - EDGE) / EDGE)  # beyond it the sigmoid is flat and a knob would not come back
+LIMIT = 4.0  # 2% of the range from either end: beyond, a knob has no effect left to be seen by
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,10 @@ class FreeKnobs:
             for name, domain in domains.items()
             if isinstance(domain, Float) and domain.scale == "logit"
         ]
+
+    def is_shared(self, name: str) -> bool:
+        """Whether one draw of this knob holds for the whole batch."""
+        return bool(self.columns[self.slices[name].start].shared)
 
     def __len__(self) -> int:
         return len(self.columns)

@@ -26,22 +26,24 @@ class SelfTuningOptions:
     least_scale and most_scale, with the weight `entropy` on its entropy. trust: the longest step of
     a knob, in perturbations. freeze: knobs rest when the learning rate has decayed below this share
     of its peak. response_rate: the learning rate of the response, as a multiple of the weights'.
-    restarts: how often a knob that has run into its lower end is put back to its start.
+    restarts: how often a knob that has run into its lower end is put back to its start. audit: how
+    often in the run the gradient is tested against training from copies, beside the centre.
     """
 
     response: Literal["gains", "full", "delta"] = "gains"
     centred: bool = True
     every: int = _number(10, at_least=1)
-    warmup: float = _number(0.05, at_least=0, at_most=1)
+    warmup: float = _number(0.2, at_least=0, at_most=1)
     settle: float = _number(0.1, at_least=0, at_most=1)
     path: float = _number(12.0, above=0)
     rate: float | None = _number(None, above=0)
-    scale: float = _number(0.5, above=0)
+    scale: float = _number(1.0, above=0)
     learn_scale: bool = True
     least_scale: float = _number(0.1, above=0)
-    most_scale: float = _number(1.0, above=0)
+    most_scale: float = _number(2.0, above=0)
     entropy: float = _number(1e-3, at_least=0)
     trust: float = _number(0.2, above=0)
     freeze: float = _number(0.05, at_least=0, at_most=1)
     response_rate: float = _number(1.0, above=0)
     restarts: int = _number(0, at_least=0)
+    audit: int = _number(0, at_least=0)

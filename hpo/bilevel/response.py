@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from hpo.bilevel.effective import answered_parameters
 from hpo.bilevel.gate import Gate
-from hpo.bilevel.sites import Site, main_output, with_main_output
+from hpo.bilevel.sites import Layout, Site, main_output, with_main_output
 from hpo.bilevel.unsuited import forget_compiled
 from search_spaces.errors import HpoError
 
@@ -42,6 +41,9 @@ class Response:
             self.gates = [
                 Gate(site.width, columns, site.inputs, like.new_empty(())) for site in sites
             ]
+        for site, gate in zip(sites, self.gates, strict=True):
+            if not site.shifts:
+                gate.moves.register_hook(_without_shifts(columns))  # type: ignore[no-untyped-call]
 
     def parameters(self) -> list[nn.Parameter]:
         """What is learned, in a fixed order."""
@@ -69,7 +71,10 @@ class Response:
             if delta.requires_grad and not torch.is_grad_enabled():
                 raise _without_gradients(site)
             plain = inputs[0] if inputs else named.get("input")
-            with _in_own_precision(main_output(output)):
+            if not torch.is_autocast_enabled(delta.device.type):
+                return _answered_output(site, gate, plain, output, delta)
+            # Gates choose their precision themselves; autocast would take it away from them.
+            with torch.autocast(delta.device.type, enabled=False):
                 return _answered_output(site, gate, plain, output, delta)
 
         return hook
@@ -96,6 +101,15 @@ class Response:
         return found
 
 
+def _without_shifts(columns: int) -> Callable[[Tensor], Tensor]:
+    """Keeps the shifts of a gate, the first rows of its moves, at zero, where they begin."""
+
+    def hook(grad: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(grad[:columns]), grad[columns:]])
+
+    return hook
+
+
 def _without_gradients(site: Site) -> HpoError:
     return HpoError(
         f"layer {site.name or 'of the model'} is run without gradients, so that the knobs get none",
@@ -112,14 +126,6 @@ def _without_fused_attention() -> Callable[[], None]:
         return lambda: None
     torch.backends.mha.set_fastpath_enabled(False)
     return lambda: torch.backends.mha.set_fastpath_enabled(True)
-
-
-def _in_own_precision(output: Any) -> AbstractContextManager[Any]:
-    """Gates choose their precision themselves; autocast would take it away from them."""
-    kind = output.device.type
-    if torch.is_autocast_enabled(kind):
-        return torch.autocast(kind, enabled=False)
-    return nullcontext()
 
 
 def _answered_output(site: Site, gate: Gate, plain: Any, output: Any, delta: Tensor) -> Any:
@@ -167,33 +173,39 @@ def _answered(
     site: Site, gate: Gate, inputs: Tensor | None, output: Tensor, delta: Tensor
 ) -> Tensor:
     """The output of one call, whichever of its dimensions counts the examples."""
-    rows = len(delta)
-    fits = [
-        layout
-        for layout in site.layouts
-        if (layout.dim == 0 or (output.ndim >= 3 and site.channel == -1))
-        and output.shape[layout.dim] % rows == 0
-    ]
-    if not fits and site.plain_calls:
+    layout = _layout(site, output, len(delta))
+    if layout is None and site.plain_calls:
         return output
-    if not fits:
+    if layout is None:
         raise HpoError(
             f"layer {site.name or 'of the model'} gives shape {tuple(output.shape)} for a batch of"
-            f" {rows} examples",
+            f" {len(delta)} examples",
             hint="the first dimension (or the second, in sequences) must count the examples",
             code="bad-batch",
         )
-    layout = min(fits, key=lambda each: output.shape[each.dim] != rows)
     if inputs is not None:
         output = output.contiguous()
     spread = _spread(delta, output.shape[layout.dim], layout.interleaved)
     if layout.dim == 0:
         return gate(inputs, output, spread, site.channel)  # type: ignore[no-any-return]
-    first = output.shape[:2]
     flat = None if inputs is None else inputs.flatten(0, 1)
-    spread = spread.repeat(first[0], 1)
+    spread = spread.repeat(len(output), 1)
     answered: Tensor = gate(flat, output.flatten(0, 1), spread, -1)
-    return answered.unflatten(0, first)
+    return answered.view(output.shape)
+
+
+def _layout(site: Site, output: Tensor, rows: int) -> Layout | None:
+    """The layout of one call among those that were seen; an exact number of rows goes first."""
+    found = None
+    for layout in site.layouts:
+        if layout.dim == 1 and (output.ndim < 3 or site.channel != -1):
+            continue
+        entries = output.shape[layout.dim]
+        if entries == rows:
+            return layout
+        if found is None and entries % rows == 0:
+            found = layout
+    return found
 
 
 def _spread(delta: Tensor, entries: int, interleaved: bool) -> Tensor:

@@ -16,17 +16,22 @@ from torch import Tensor
 from hpo.bilevel import lookahead
 from hpo.bilevel.descent import Descent
 from hpo.bilevel.freeknobs import FreeKnobs
+from hpo.bilevel.observer import Observer
 from hpo.bilevel.options import SelfTuningOptions
-from hpo.bilevel.perturbation import antithetic
+from hpo.bilevel.perturbation import Perturbation, antithetic, chained
 from hpo.bilevel.response import Response
 from hpo.bilevel.sites import another_first, find_sites
 from objectives.training.evaluation import checked_loss, evaluating
 from objectives.training.randomness import derived_seed
-from search_spaces.domains import Domain, Int, Point
+from search_spaces.domains import Choice, Domain, Point
 from search_spaces.regularizer import HOOKS, Batch, Regularizer, Scope
 
 if TYPE_CHECKING:
+    from hpo.bilevel.diagnostics import Diagnostics
     from objectives.training.state import Run
+
+
+_NEAR_THE_END = -3.9  # a free number that far down stands for less than 2% of the range
 
 
 class SelfTuning:
@@ -44,8 +49,8 @@ class SelfTuning:
         start: Point,
         options: SelfTuningOptions,
     ) -> None:
-        self._domains, self._start, self._options = dict(domains), dict(start), options
-        self._held = {name: value for name, value in start.items() if name not in domains}
+        self._domains, self._start, self.options = dict(domains), dict(start), options
+        self.held = {name: value for name, value in start.items() if name not in domains}
         # The weight of an auxiliary loss belongs to no regularizer; it acts on each example.
         self._scopes: dict[str, Scope] = dict.fromkeys(domains, "example")
         self._scopes |= {k: s for r in regularizers.values() for k, s in r.scope.items()}
@@ -58,24 +63,28 @@ class SelfTuning:
 
     def begin(self, run: Run) -> None:
         """Finds the layers that respond, puts the gates on them, and sets the knobs to start."""
-        options, like = self._options, next(iter(run.parameters.values()))
+        options, like = self.options, next(iter(run.parameters.values()))
         precise = torch.promote_types(like.dtype, torch.float32)
         self.free = FreeKnobs(self._domains, self._scopes, like.device, precise)
-        names = [column.knob for column in self.free.columns]
-        still = torch.tensor([name in self._steps_only for name in names], device=like.device)
-        self._stepped = [k for k, name in enumerate(names) if name in self._steps_only]
+        columns = self.free.columns
+        self._stepped = [k for k, column in enumerate(columns) if column.knob in self._steps_only]
+        still = [c.knob in self._steps_only or isinstance(c.domain, Choice) for c in columns]
         steps = int(run.training.steps * max(0.0, 1 - options.warmup - options.settle))
-        self.descent = Descent(
-            self.free.initial(self._start), still, steps // options.every, options
-        )
+        center = self.free.initial(self._start)
+        still_here = torch.tensor(still, device=like.device)
+        self.descent = Descent(center, still_here, steps // options.every, options)
         self._rng = torch.Generator(like.device).manual_seed(derived_seed(run.seed, "stn"))
+        self.perturbation = Perturbation(self.free, self._rng)
         self.response = self._respond(run, like)
         for undo in self.response.attach():
             run.keep(undo)
         run.effective = lambda: self._effective(run)
-        self._answers = _optimizer_like(run, self.response.parameters())
+        self.answers = _optimizer_like(run, self.response.parameters())
         self._rows = 0
         self._resting = False
+        tunings, again = steps // options.every, options.restarts
+        self._chances = {tunings * (k + 1) // (again + 1) for k in range(again)}
+        self._observer = Observer(self, run, tunings, options.audit)
 
     def _respond(self, run: Run, like: Tensor) -> Response:
         batch = run.next_batch("validation")
@@ -92,38 +101,65 @@ class SelfTuning:
 
     def knobs(self, progress: float, rows: int) -> Mapping[str, Any]:
         """Strengths drawn around the centre: one for each row, or one for all of them."""
+        if self._observer.aside is not None:
+            return {**self.held, **self.free.point(self._observer.aside)}
         self._rows = rows
         if self._resting:
             return self._nominal()
-        draws = self._draws(rows)
-        self.response.delta = draws * self.descent.scale
-        return {**self._held, **self._values(self.descent.center + self.response.delta)}
+        descent = self.descent
+        delta, strengths = self.perturbation.draw(descent.center, descent.scale, rows)
+        self.response.delta = delta
+        return {**self.held, **strengths}
 
     def after_step(self, run: Run, progress: float) -> None:
         """Steps the response, and, when it is time, the knobs."""
-        options = self._options
-        if self._resting:
+        options = self.options
+        if self._resting or self._observer.aside is not None:
             return
-        for group in self._answers.param_groups:
+        for group in self.answers.param_groups:
             group["lr"] = run.optimizer.param_groups[0]["lr"] * options.response_rate
-        self._answers.step()
-        self._answers.zero_grad()
+        self.answers.step()
+        self.answers.zero_grad()
         if progress >= options.warmup and run.step % options.every == 0:
-            self._tune(run)
+            self._observer.tune(run)
+            if self.diagnostics.steps in self._chances:
+                self._give_another_chance()
         self.response.delta = None
         faded = run.training.rate_factor(progress) < options.freeze
         self._resting = progress >= 1 - options.settle or (faded and progress > options.warmup)
+
+    @property
+    def diagnostics(self) -> Diagnostics:
+        """What has been seen of the tuning so far."""
+        return self._observer.diagnostics
+
+    def _give_another_chance(self) -> None:
+        """Puts knobs that have run into their lower end back to where they began."""
+        descent = self.descent
+        descent.restart((descent.center < _NEAR_THE_END) & (descent.start > _NEAR_THE_END))
 
     def point(self, progress: float) -> Point:
         """The knobs at their centre."""
         if not hasattr(self, "descent"):
             return dict(self._start)
-        return {**self._held, **self.free.point(self.descent.center)}
+        return {**self.held, **self.free.point(self.descent.center)}
 
     def spread(self) -> Point:
         """The scale of the perturbation of each number knob, in free units; zero at rest."""
         scale = self.descent.scale
         return self.free.by_knob(torch.zeros_like(scale) if self._resting else scale)
+
+    def measured(self, run: Run, metrics: Mapping[str, float]) -> None:
+        """Takes in the losses on the held-out splits."""
+        self._observer.measured(run, self._rows, metrics)
+
+    def report(self) -> dict[str, float]:
+        """Metrics about the tuning itself."""
+        return self.diagnostics.report()
+
+    def notes(self) -> list[str]:
+        """What has begun to go wrong, in plain words."""
+        return self.diagnostics.warnings()
 
     def moving(self, progress: float) -> bool:
         """Whether the knobs still move."""
@@ -134,9 +170,11 @@ class SelfTuning:
         return {
             "descent": self.descent.state_dict(),
             "gates": [gate.state_dict() for gate in self.response.gates],
-            "answers": self._answers.state_dict(),
-            "rng": self._rng.get_state(),
+            "answers": self.answers.state_dict(),
+            "perturbation": self.perturbation.state_dict(),
             "resting": self._resting,
+            "rows": self._rows,
+            "diagnostics": self.diagnostics.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -144,37 +182,15 @@ class SelfTuning:
         self.descent.load_state_dict(state["descent"])
         for gate, saved in zip(self.response.gates, state["gates"], strict=True):
             gate.load_state_dict(saved)
-        self._answers.load_state_dict(state["answers"])
-        self._rng.set_state(state["rng"])
-        self._resting = state["resting"]
+        self.answers.load_state_dict(state["answers"])
+        self.perturbation.load_state_dict(state["perturbation"])
+        self._resting, self._rows = state["resting"], state["rows"]
+        self.diagnostics.load_state_dict(state["diagnostics"])
 
     # -- values ---------------------------------------------------------------------------------
 
-    def _draws(self, rows: int) -> Tensor:
-        draws = antithetic(rows, len(self.free), self._rng, self.descent.center)
-        if self.free.any_shared:
-            draws = torch.where(self.free.shared, draws[:1], draws)
-        return draws
-
-    def _values(self, free: Tensor) -> dict[str, Any]:
-        """Strengths at free numbers (rows, columns), as the regularizers take them."""
-        found: dict[str, Any] = {}
-        for name, value in self.free.values(free).items():
-            if self._scopes[name] == "batch":
-                value = value[0]
-            if isinstance(self._domains[name], Int):
-                value = self._rounded(value, self._domains[name])
-            found[name] = value
-        return found
-
-    def _rounded(self, value: Tensor, domain: Domain) -> Tensor:
-        """Whole numbers with the right mean: rounded up with the probability of the rest."""
-        assert isinstance(domain, Int)
-        draws = torch.rand(value.shape, generator=self._rng, device=value.device, dtype=value.dtype)
-        return (value.clamp(domain.low, domain.high) + draws - 0.5).round()
-
     def _nominal(self) -> dict[str, Any]:
-        return {**self._held, **self.free.point(self.descent.center)}
+        return {**self.held, **self.free.point(self.descent.center)}
 
     def _effective(self, run: Run) -> Mapping[str, Tensor]:
         """The weights as a penalty sees them under this batch's perturbation."""
@@ -185,7 +201,8 @@ class SelfTuning:
 
     # -- the step of the knobs --------------------------------------------------------------------
 
-    def _tune(self, run: Run) -> None:
+    def tune(self, run: Run) -> None:
+        """One step of the knobs, from one validation batch seen through the response."""
         batch = self._some(run.next_batch("validation"))
         rows = len(batch.targets)
         draws = antithetic(rows, len(self.free), self._rng, self.descent.center)
@@ -197,12 +214,13 @@ class SelfTuning:
             each, *grads = torch.autograd.grad(loss, [delta, *wanted.values()], allow_unused=True)
         run.spend(gradients=1, examples=rows)
         self.response.delta = None
-        grad_center = each.sum(0)
+        grad_center = chained(each.sum(0), self.descent.center, self.free, self.options.entropy)
         if self._stepped:
             known = {n: g for n, g in zip(wanted, grads, strict=True) if g is not None}
             weights = {name: wanted[name] for name in known}
             for column in self._stepped:
                 grad_center[column] = self._slope(run, weights, known, column)
+        self.diagnostics.step(grad_center, each, self.descent.scale, self.descent.center)
         with torch.no_grad():
             self.descent.step(grad_center, (each * draws).sum(0))
 
@@ -234,6 +252,9 @@ def _by_optimizer_alone(regularizer: Regularizer) -> bool:
 
 def _optimizer_like(run: Run, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """The response learns as the weights do: what it says is where they would have gone."""
+    own = getattr(run, "optimizer_like", None)  # a loop with an optimizer of its own
+    if own is not None:
+        return own(parameters)  # type: ignore[no-any-return]
     training = run.training
     if training.optimizer == "adamw":
         return torch.optim.Adam(parameters, lr=training.learning_rate)

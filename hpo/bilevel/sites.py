@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -47,8 +47,9 @@ class Site:
     """A layer that responds: `width` output units in dimension `channel`, and the number of its
     `inputs` where it is a plain linear map of them.
 
-    layouts: how its calls were seen to lay out a batch. plain_calls: some of them had nothing to
-    do with the examples, as that of a position embedding.
+    shifts: whether its output can be shifted, as that of a layer without bias cannot. layouts: how
+    its calls were seen to lay out a batch. plain_calls: some of them had nothing to do with the
+    examples, as that of a position embedding.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Site:
     width: int
     channel: int
     inputs: int | None = None
+    shifts: bool = True
     layouts: tuple[Layout, ...] = _BY_SHAPE
     plain_calls: bool = False
 
@@ -164,19 +166,29 @@ def without_fast_path() -> Iterator[None]:
 def _site(name: str, module: nn.Module, outputs: list[Any], again: list[Any], rows: int) -> Site:
     channel = 1 if isinstance(module, (*CONVOLUTIONS, *CHANNEL_NORMS)) else -1
     inputs = module.in_features if type(module) is nn.Linear else None
-    width = outputs[0].shape[channel]
+    site = Site(name, module, outputs[0].shape[channel], channel, inputs, _shifts(module))
     if len(again) != len(outputs):
-        return Site(name, module, width, channel, inputs)
+        return site
     pairs = zip(outputs, again, strict=True)
     seen = [_layout(before, after, rows, channel) for before, after in pairs]
     layouts = tuple(dict.fromkeys(layout for layout in seen if layout is not None))
-    return Site(name, module, width, channel, inputs, layouts, None in seen)
+    if isinstance(module, nn.RNNBase) and not layouts:
+        layouts = (Layout(0),)  # packed: told by the packing itself
+    return replace(site, layouts=layouts, plain_calls=None in seen)
+
+
+def _shifts(module: nn.Module) -> bool:
+    """Whether adding to the output is something that the layer's parameters could do."""
+    layer = module.out_proj if isinstance(module, nn.MultiheadAttention) else module
+    plain = isinstance(layer, (nn.Linear, *CONVOLUTIONS, *_NORMS))
+    trained = dict(layer.named_parameters(recurse=False))
+    return not plain or not trained or "bias" in trained
 
 
 def _layout(before: Tensor, after: Tensor, rows: int, channel: int) -> Layout | None:
     """Where the first example lies, seen by what changed with it; None if nothing did."""
     if before.shape != after.shape:
-        return Layout(0)  # packed by length: told by the packing itself
+        return Layout(0)
     scale = before.abs().max()
     changed = (before - after).abs() > _SAME * scale
     if not bool(changed.any()):

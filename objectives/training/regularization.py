@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from objectives.training.rerun import refuse_again
 from objectives.training.standin import StandIns
 from objectives.training.task import Task, classes_of, task_name
 from search_spaces.errors import HpoError
@@ -256,9 +257,12 @@ class Regularization:
         If dropout is among them the sites' own rates are zero meanwhile: its strength comes from
         the knob alone.
         """
-        if not any(r.activation for r in self._regularizers.values()):
-            return []
         undo: list[Callable[[], None]] = []
+        if self._shaking:
+            modules = self._stand_ins.modules()
+            undo += [m.register_forward_pre_hook(refuse_again).remove for m in modules]
+        if not any(r.activation for r in self._regularizers.values()):
+            return undo
         replaced = any(r.replaces_dropout for r in self._regularizers.values())
         for place, site in enumerate(self._sites):
             if replaced:
@@ -272,7 +276,10 @@ class Regularization:
         ]
 
         def hook(site: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-            if self._in_force is None or not site.training:
+            if not site.training:
+                return output
+            refuse_again(site)
+            if self._in_force is None:
                 return output
             for regularizer, activation in active:
                 here = self._at(place, regularizer, self._in_force)

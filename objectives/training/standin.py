@@ -25,6 +25,10 @@ class StandIns:
                     self.originals[name] = parameter
                     self._places.setdefault(name, []).append((module, slot))
 
+    def modules(self) -> list[nn.Module]:
+        """The modules that have trained parameters of their own."""
+        return list(dict.fromkeys(m for places in self._places.values() for m, _ in places))
+
     def use(self, tensors: Mapping[str, Tensor]) -> None:
         """Lets the modules read these in place of the parameters of the same names."""
         self.remove()

@@ -1,0 +1,84 @@
+"""The benchmark of Self-Tuning Networks: its closed form is right, and all its parts run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hpo.bilevel.freeknobs import FreeKnobs
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+PARTS = ("cost", "memory", "race", "match", "hypergradient", "starts", "retrain")
+
+
+@pytest.fixture
+def regression(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module with the closed form of linear regression under dropout."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import _dropout_regression
+
+    return _dropout_regression
+
+
+def test_best_weights_leave_no_gradient_under_dropout(regression: Any) -> None:
+    task, rates = regression.DropoutRegression(seed=0), torch.tensor([0.1, 0.3, 0.5, 0.6])
+    model = task.model(0).train()
+    for drop, rate in zip(model.drops, rates.tolist(), strict=True):
+        drop.p = rate
+    inputs, targets = (part.repeat_interleave(1000, dim=0) for part in task.data["train"])
+    torch.manual_seed(0)
+    lengths = []
+    for weights in (task.best_weights(rates), task.best_weights(torch.zeros(4))):
+        with torch.no_grad():
+            model.linear.weight.copy_(weights[None])
+        loss = (model(inputs) - targets).square().mean()
+        lengths.append(float(torch.autograd.grad(loss, model.linear.weight)[0].norm()))
+    assert lengths[0] < 0.03 * lengths[1]
+
+
+def test_slope_is_that_of_the_validation_loss(regression: Any) -> None:
+    task, knobs = regression.DropoutRegression(seed=1), regression.space()
+    free = FreeKnobs(knobs, {"dropout": "example"}, dtype=torch.float64)
+    center = free.initial(knobs.start)
+
+    def loss(place: int, step: float) -> float:
+        moved = center.clone()
+        moved[place] += step
+        return float(task.validation_loss(free.flat_values(moved)))
+
+    quotients = [(loss(k, 1e-4) - loss(k, -1e-4)) / 2e-4 for k in range(len(center))]
+    assert task.slope(knobs).tolist() == pytest.approx(quotients, rel=1e-5)
+    # Groups with a signal want less dropout, the one without wants more.
+    assert task.slope(knobs).sign().tolist() == [1, 1, 1, -1]
+
+
+@pytest.mark.slow
+def test_every_part_runs_and_leaves_its_numbers(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "stn.py"), "--quick", "--results", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("## ")] == [
+        f"## {part}" for part in PARTS
+    ]
+    found = {p: json.loads((tmp_path / f"stn-{p}-quick.json").read_text()) for p in PARTS}
+    for part in PARTS:
+        assert found[part]["rows"], part
+        assert found[part]["machine"]["torch"] == torch.__version__
+        assert found[part]["settings"]["budget"] > 0
+    arms = {run["job"]["arm"] for run in found["race"]["runs"]}
+    assert {"fixed", "random", "tpe", "gp", "asha", "stn"} <= arms
+    assert all(run["result"]["trace"] for run in found["race"]["runs"])
+    # What was tuned in the race is what is trained anew.
+    tuned = [run for run in found["race"]["runs"] if run["job"]["arm"] == "stn"]
+    assert tuned[0] in found["retrain"]["runs"]
+
+
+def test_unknown_part_is_named_before_anything_runs() -> None:
+    command = [sys.executable, str(BENCHMARKS / "stn.py"), "rase"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "unknown part rase" in done.stderr and "hypergradient" in done.stderr
