@@ -101,7 +101,7 @@ def _tpe(objective: str, seed: int, quick: bool, budget: float) -> dict[str, Any
 
 def _report(runs: Runs) -> Report:
     lines = [
-        "| objective | seed | start | stn tuned | stn held | stn best | tpe best (trials) | CPU s stn, tpe |",
+        "| objective | seed | start | tuned | held | stn best | tpe best (trials) | CPU s |",
         "|---|---|---|---|---|---|---|---|",
     ]
     rows = []

@@ -19,7 +19,7 @@ from search_spaces.errors import HpoError
 from search_spaces.regularizer import Batch
 from search_spaces.schedule import Schedule
 
-_PATH = 200  # about so many points of the knobs' path are kept
+_PATH = 200  # at most about so many points of the knobs' path are kept
 
 
 def self_tune(
@@ -83,6 +83,7 @@ class SelfTuner:
         self._has_loss = False
         self._suspended: Tensor | None = None
         self._closed = False
+        self._stride = max(options.every, loop.training.steps // _PATH)
         self._notes = (*knobs.notes, *look(loop))
         run: Any = loop
         try:
@@ -168,7 +169,7 @@ class SelfTuner:
         loop.step += 1
         self._rows, self._has_loss = None, False
         self._tuner.after_step(loop, self.progress)
-        if loop.step % max(1, loop.training.steps // _PATH) == 0:
+        if loop.step % self._stride == 0:
             self._path.append(self._now())
 
     def schedule(self) -> Schedule:

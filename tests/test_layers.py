@@ -99,7 +99,7 @@ def test_nothing_imports_the_commands() -> None:
 @pytest.mark.parametrize(
     ("layer", "allowed"),
     [
-        (("hpo.pruners",), ("hpo.pruners", "search_spaces")),
+        (("hpo.pruners",), ("hpo.pruners", "hpo.samplers", "search_spaces")),
         (("hpo.bilevel",), ("hpo.bilevel", "hpo.wording", "objectives", "search_spaces")),
         (
             ("hpo.samplers",),

@@ -333,6 +333,37 @@ def test_any_optimizer_will_do(name: str) -> None:
     assert tuner.close().moving(0.2)
 
 
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float64])
+def test_models_of_other_precision_are_tuned_in_it(precision: torch.dtype) -> None:
+    images, targets = digits()
+    held = [(images[400:464].to(precision), targets[400:464])]
+    model = built(Residual).to(precision)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    options = {"validation": held, "loss": functional.cross_entropy, "steps": 30, "every": 2}
+    tuner = hpo.self_tune(model, "regularization", optimizer=optimizer, **options)
+    found = ((inputs.to(precision), wanted) for inputs, wanted in train_batches(30))
+    losses = trained(model, optimizer, tuner, found)
+    assert losses[-1] < losses[0] and tuner.close().moving(0.5)
+    assert {p.dtype for p in model.parameters()} == {precision}
+
+
+def test_groups_of_parameters_and_frozen_layers() -> None:
+    model = built(Residual)
+    model.stem.requires_grad_(False)  # type: ignore[union-attr, operator]
+    groups = [{"params": model.block.parameters()}, {"params": model.read.parameters()}]  # type: ignore[union-attr]
+    optimizer = torch.optim.AdamW(groups, lr=0.01, weight_decay=0.02)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, [0.01, 0.02], total_steps=30)
+    options = {"validation": loader(), "loss": nn.CrossEntropyLoss(), "steps": 30, "every": 2}
+    with hpo.self_tune(model, ["l2", "weight_decay"], optimizer=optimizer, **options) as tuner:
+        assert [site.name for site in tuner._tuner.response.sites][-1] == "read"
+        assert "stem" not in [site.name for site in tuner._tuner.response.sites]
+        for batch in train_batches(30):
+            trained(model, optimizer, tuner, iter([batch]))
+            scheduler.step()
+    assert tuner.schedule().moving(0.3)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.02, 0.02]
+
+
 def test_knobs_rest_when_the_learning_rate_has_decayed() -> None:
     model, optimizer, tuner = parts(Lstm, steps=100, every=2)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 30, gamma=0.01)

@@ -48,8 +48,8 @@ def responding(model: nn.Module, inputs: Tensor, dim: int = 0, columns: int = CO
 
 
 @contextmanager
-def attached(response: Response) -> Iterator[Response]:
-    undo = response.attach()
+def attached(response: Response, model: nn.Module | None = None) -> Iterator[Response]:
+    undo = response.attach(model)
     try:
         yield response
     finally:
@@ -385,6 +385,43 @@ def test_a_module_used_twice_answers_twice_with_one_gate() -> None:
             weights = response.effective(parameters, delta[i])
             expected = functional_call(copy.deepcopy(twin), weights, (x[i : i + 1],))
             torch.testing.assert_close(answered[i : i + 1], expected, rtol=0, atol=1e-12)
+
+
+def test_parts_that_see_some_rows_only_do_not_respond() -> None:
+    class Routed(nn.Module):
+        """Two experts, each for the examples that are its own, on sequences cut to their length."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(7, 5, padding_idx=0)
+            self.experts = nn.ModuleList(nn.Linear(5, 5) for _ in range(2))
+            self.read = nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            length = int((x > 0).sum(1).max())
+            inner = self.embed(x[:, :length])
+            mean = inner.mean(1)
+            picked = x[:, 0] % 2
+            out = torch.zeros_like(mean)
+            for place, expert in enumerate(self.experts):
+                out[picked == place] = expert(mean[picked == place])
+            return self.read(out)
+
+    x = tokens(ROWS, 8).clamp(min=1)
+    x[1:, 5:] = 0  # without the first example all are shorter
+    x[0, 0], x[1:, 0] = 1, 2
+    response = responding(built(Routed), x)
+    assert names(response) == ["embed", "read"]
+    assert response.sites[0].layouts == (Layout(0),)
+
+
+def test_with_one_example_the_shapes_must_say() -> None:
+    model = built(lambda: nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3)))
+    response = responding(model, drawn(1, 5))
+    assert names(response) == ["0", "1"]
+    with attached(response):
+        response.delta = deltas()
+        assert model(drawn(ROWS, 5)).shape == (ROWS, 3)
 
 
 def test_a_shape_that_fits_no_batch_is_an_error() -> None:

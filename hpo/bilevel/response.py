@@ -49,11 +49,15 @@ class Response:
         """What is learned, in a fixed order."""
         return [parameter for gate in self.gates for parameter in gate.parameters()]
 
-    def attach(self) -> list[Callable[[], None]]:
-        """Puts the gates on; gives back what takes them off, to be called in reverse order."""
+    def attach(self, model: nn.Module | None = None) -> list[Callable[[], None]]:
+        """Puts the gates on; gives back what takes them off, to be called in reverse order.
+
+        With the model they are layers of, its encoders too are made ready for layers with hooks.
+        """
         pairs = zip(self.sites, self.gates, strict=True)
         undo: list[Callable[[], None]] = [forget_compiled]
-        undo.append(_without_fused_attention())
+        modules = [] if model is None else model.modules()
+        undo += [_without_nesting(m) for m in modules if isinstance(m, nn.TransformerEncoder)]
         undo += [
             s.module.register_forward_hook(self._hook(s, g), with_kwargs=True).remove
             for s, g in pairs
@@ -119,13 +123,16 @@ def _without_gradients(site: Site) -> HpoError:
     )
 
 
-def _without_fused_attention() -> Callable[[], None]:
-    """Turns the fused attention of evaluation off, which a hooked layer does not have but its
-    encoder counts on; gives back what turns it on again."""
-    if not torch.backends.mha.get_fastpath_enabled():
-        return lambda: None
-    torch.backends.mha.set_fastpath_enabled(False)
-    return lambda: torch.backends.mha.set_fastpath_enabled(True)
+def _without_nesting(encoder: nn.TransformerEncoder) -> Callable[[], None]:
+    """Keeps an encoder in evaluation from nested tensors, which are for the fused form of its
+    layers alone, and layers with hooks have none; gives back what lets it."""
+    before = encoder.use_nested_tensor
+    encoder.use_nested_tensor = False
+
+    def restore() -> None:
+        encoder.use_nested_tensor = before
+
+    return restore
 
 
 def _answered_output(site: Site, gate: Gate, plain: Any, output: Any, delta: Tensor) -> Any:

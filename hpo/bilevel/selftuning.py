@@ -54,6 +54,7 @@ class SelfTuning:
         # The weight of an auxiliary loss belongs to no regularizer; it acts on each example.
         self._scopes: dict[str, Scope] = dict.fromkeys(domains, "example")
         self._scopes |= {k: s for r in regularizers.values() for k, s in r.scope.items()}
+        self._penalised = any(r.penalty for r in regularizers.values())
         # What only the optimizer's step uses has no effect that a response could learn.
         self._steps_only = {
             knob for r in regularizers.values() if _by_optimizer_alone(r) for knob in r.knobs
@@ -76,9 +77,10 @@ class SelfTuning:
         self._rng = torch.Generator(like.device).manual_seed(derived_seed(run.seed, "stn"))
         self.perturbation = Perturbation(self.free, self._rng)
         self.response = self._respond(run, like)
-        for undo in self.response.attach():
+        for undo in self.response.attach(run.model):
             run.keep(undo)
-        run.effective = lambda: self._effective(run)
+        if self._penalised:
+            run.effective = lambda: self._effective(run)
         self.answers = _optimizer_like(run, self.response.parameters())
         self._rows = 0
         self._resting = False
@@ -257,6 +259,7 @@ def _optimizer_like(run: Run, parameters: list[torch.nn.Parameter]) -> torch.opt
         return own(parameters)  # type: ignore[no-any-return]
     training = run.training
     if training.optimizer == "adamw":
-        return torch.optim.Adam(parameters, lr=training.learning_rate)
+        return torch.optim.Adam(parameters, lr=training.learning_rate, fused=True)
     momentum = training.momentum if training.optimizer == "momentum" else 0.0
-    return torch.optim.SGD(parameters, lr=training.learning_rate, momentum=momentum)
+    rate = training.learning_rate
+    return torch.optim.SGD(parameters, lr=rate, momentum=momentum, fused=True)

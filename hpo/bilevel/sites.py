@@ -87,12 +87,11 @@ def find_sites(
     found = []
     for module, name in candidates.items():
         outputs = calls.get(module, [])
-        if all(id(output) in into_norms for output in outputs):
-            continue
-        site = _site(name, module, outputs, again.get(module, []), rows)
-        if site.layouts:
-            found.append(site)
-    return found
+        if not all(id(output) in into_norms for output in outputs):
+            found.append(_site(name, module, outputs, again.get(module, []), rows))
+    if not any(site.layouts for site in found):  # all examples are alike: the shapes must say
+        return [replace(site, layouts=_BY_SHAPE, plain_calls=False) for site in found]
+    return [site for site in found if site.layouts]
 
 
 def another_first(batch: Batch) -> Batch:
@@ -144,7 +143,7 @@ def _seen(
 
     handles = [module.register_forward_hook(note) for module in candidates]
     try:
-        with torch.no_grad(), eagerly(), without_fast_path():
+        with torch.no_grad(), eagerly(), _without_fast_path():
             forward()
     finally:
         for handle in handles:
@@ -153,7 +152,7 @@ def _seen(
 
 
 @contextmanager
-def without_fast_path() -> Iterator[None]:
+def _without_fast_path() -> Iterator[None]:
     """Within it attention calls its layers: its fused form of evaluation would go past them."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -187,8 +186,9 @@ def _shifts(module: nn.Module) -> bool:
 
 def _layout(before: Tensor, after: Tensor, rows: int, channel: int) -> Layout | None:
     """Where the first example lies, seen by what changed with it; None if nothing did."""
-    if before.shape != after.shape:
-        return Layout(0)
+    if before.shape != after.shape:  # cut to the longest example, or routed by what it holds
+        fits = [d for d in (0, 1) if before.ndim > 2 * d and before.shape[d] == after.shape[d]]
+        return next((Layout(dim) for dim in fits if before.shape[dim] % rows == 0), None)
     scale = before.abs().max()
     changed = (before - after).abs() > _SAME * scale
     if not bool(changed.any()):

@@ -43,6 +43,7 @@ def document(result: Result) -> dict[str, Any]:
             "holdout": record.holdout,
             "step": record.step,
             "start": dict(record.coordinates),
+            "end": reached(result, record),
             "seconds": record.seconds,
         }
         for rank, record in enumerate(result.ranked, start=1)
@@ -114,6 +115,7 @@ def _leaderboard(result: Result, top: int) -> list[str]:
     header = ["rank", "trial", result.spec.metric, *held, "best step", *knobs, "time"]
     values = column([record.value for record in shown])
     holdouts = column([record.holdout for record in shown])
+    reached_by = [reached(result, record) for record in shown]
     rows = [
         [
             str(rank),
@@ -121,16 +123,20 @@ def _leaderboard(result: Result, top: int) -> list[str]:
             value,
             *([holdout] if held else []),
             str(r.step),
-            *(knob(knobs[n], r.coordinates[n]) if n in r.coordinates else "-" for n in knobs),
+            *(knob(knobs[n], ends[n]) if n in ends else "-" for n in knobs),
             duration(r.seconds),
         ]
-        for rank, (r, value, holdout) in enumerate(zip(shown, values, holdouts, strict=True), 1)
+        for rank, (r, value, holdout, ends) in enumerate(
+            zip(shown, values, holdouts, reached_by, strict=True), 1
+        )
     ]
     kept, fitting, gone = without(header, rows, list(knobs), terminal_width())
     text = table(kept, fitting)
     hidden = len(result.ranked) - top
     if hidden > 0:
         text.append(f"… {hidden} more: --top {len(result.ranked)}, or --csv")
+    if any(record.schedule is not None for record in shown):
+        text.append("Knobs that moved while the trial trained are shown where they ended.")
     if gone:
         text.append(f"… too narrow for {', '.join(gone)}: --csv")
     return text
@@ -196,9 +202,26 @@ def trial_lines(result: Result, record: TrialRecord) -> list[str]:
 
 def _knobs(result: Result, record: TrialRecord) -> list[str]:
     domains = result.space.coordinates()
-    rows = [[name, knob(domains.get(name), value)] for name, value in record.coordinates.items()]
-    rows += [[f"{name} (fixed)", number(value)] for name, value in result.fixed.items()]
-    return ["", *table(["knob", "value"], rows, left=["knob"])] if rows else []
+    moved, ends = record.schedule is not None, reached(result, record)
+    rows = [
+        [name, knob(domains.get(name), value), knob(domains.get(name), ends[name])]
+        for name, value in record.coordinates.items()
+    ]
+    rows += [[f"{name} (fixed)", *[number(value)] * 2] for name, value in result.fixed.items()]
+    header = ["knob", "start", "end"] if moved else ["knob", "value"]
+    shown = rows if moved else [row[:2] for row in rows]
+    return ["", *table(header, shown, left=["knob"])] if rows else []
+
+
+def reached(result: Result, record: TrialRecord) -> dict[str, Any]:
+    """The proposed coordinates of a trial, with those that moved within it where they ended."""
+    found = dict(record.coordinates)
+    if record.schedule is not None:
+        for name, value in result.schedule_of(record).at(1.0).items():
+            parts = value if isinstance(value, tuple) else (value,)
+            names = [f"{name}[{k}]" for k in range(len(parts))] if value is parts else [name]
+            found |= {n: part for n, part in zip(names, parts, strict=True) if n in found}
+    return found
 
 
 def _metrics(record: TrialRecord) -> list[str]:

@@ -17,9 +17,9 @@ def build_optimizer(
     """
     rate = training.learning_rate
     if training.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
+        return torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, fused=True)
     momentum = training.momentum if training.optimizer == "momentum" else 0.0
-    return torch.optim.SGD(parameters, lr=rate, momentum=momentum)
+    return torch.optim.SGD(parameters, lr=rate, momentum=momentum, fused=True)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -128,7 +128,8 @@ class Regularization:
                 batch = batch._replace(targets=self._soft(batch.targets))
         for regularizer in self._regularizers.values():
             if regularizer.batch is not None:
-                batch = regularizer.batch(batch, knobs, self._rng)
+                changed = regularizer.batch(batch, knobs, self._rng)
+                batch = changed._replace(inputs=changed.inputs.to(batch.inputs.dtype))
         for regularizer in self._regularizers.values():
             if regularizer.target is not None:
                 batch = batch._replace(targets=regularizer.target(batch.targets, knobs, self._rng))
@@ -283,7 +284,7 @@ class Regularization:
                 return output
             for regularizer, activation in active:
                 here = self._at(place, regularizer, self._in_force)
-                output = activation(output, here, self._rng, site)
+                output = activation(output, here, self._rng, site).to(output.dtype)
             return output
 
         return hook
