@@ -139,8 +139,9 @@ def _compared(lines: list[str]) -> list[str]:
     """What two transcripts must share: the words, not numbers, nor how often a line is repeated."""
     found: list[str] = []
     for line in lines:
-        # A sign of life depends on the speed of the machine, what stops on the moment of ^C.
-        if re.match(r"… +\d+ trials? ended|stopping: |\^C$", line):
+        # A sign of life depends on the speed of the machine, what stops on the moment of ^C, and
+        # what is noted on the way that the knobs took.
+        if re.match(r"… +\d+ trials? ended|stopping: |\^C$|trial +\d+ +note: ", line):
             continue
         plain = _plain(line)
         if not found or plain != found[-1]:
