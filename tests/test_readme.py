@@ -38,7 +38,6 @@ TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 PACKAGES = ("hpo", "objectives", "search_spaces")
 # A study prints the same lines when it is short.
 SHORTENED = {
-    "hpo run": "hpo run --trials 4 --steps 60",
     "hpo run study.yaml": "hpo run study.yaml --trials 4 --steps 40",
 }
 SECONDS = 120.0

@@ -82,8 +82,9 @@ def of_split(validation: Sequence[float], holdout: Sequence[float]) -> Alarm:
         " the knobs begin to fit the validation rows; keep more of them, or tune fewer knobs"
     )
     limit = _WIDENING * abs(fmean(validation[-third:]))
-    wider = now > 0 and now - before > limit
-    lasts = now > 0 and now - before > limit / _SLACK
+    # Rows drawn alike differ by a little: only a gap worth speaking of is spoken of.
+    wider = now > limit and now - before > limit
+    lasts = now > limit / _SLACK and now - before > limit / _SLACK
     return Alarm("split", text, wider and _trend(gaps) > SURE, lasts)
 
 
