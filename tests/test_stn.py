@@ -199,7 +199,7 @@ def test_weight_decay_is_tuned_by_looking_one_step_ahead() -> None:
         0,
         0.5,
     )
-    near = 0.3
+    near = 0.1
     quotient = (loss_after(center + near) - loss_after(center - near)) / (2 * near * rate)
     assert found != 0
     assert found == pytest.approx(quotient, rel=0.05)
@@ -245,14 +245,15 @@ def test_whole_numbers_choices_and_vectors_are_tuned() -> None:
         point = {"tenths": 4 if "tenths" in domains else 6, "kind": 1.0}
         record = Regularizer({"tenths": Int(0, 6), "kind": Choice((1.0, 0.0))}, target=wrong)
         method = SelfTuning(domains, {"wrong": record}, point, SelfTuningOptions(every=1))
-        loop = toy_tasks.train(toy_tasks.Blobs(), {"wrong": record}, method, training, 0)
+        task = toy_tasks.Blobs(rows=400, batch_size=40)
+        loop = toy_tasks.train(task, {"wrong": record}, method, training, 0)
         return method, list(loop)[-1].point
 
     method, last = tuned(tenths=Int(0, 6, start=4))
     assert isinstance(last["tenths"], int) and last["tenths"] < 4
     method, last = tuned(kind=Choice((1.0, 0.0)))
     chances = method.free.probabilities(method.descent.center)["kind"]
-    assert chances[1] > 0.5 and last["kind"] == 0.0
+    assert chances[1] > 0.6 and last["kind"] == 0.0
 
     vector = Float(0.0, 0.7, start=(0.05, 0.4), size=2)
     dropout = toy_tasks.regularizers("dropout")
@@ -270,7 +271,7 @@ def test_a_knob_run_into_its_lower_end_is_given_another_chance() -> None:
         run = begun(method, "dropout")
         lowest, back = 1.0, False
         for _ in range(60):
-            method.descent.center.fill_(-5.0) if run.step < 25 else None
+            method.descent.center.fill_(-6.0) if run.step < 30 else None
             run.train_step()
             value = float(method.free.point(method.descent.center)["dropout"])
             back = back or (lowest < 0.02 and value > 0.2)

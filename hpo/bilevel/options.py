@@ -26,14 +26,15 @@ class SelfTuningOptions:
     least_scale and most_scale, with the weight `entropy` on its entropy. trust: the longest step of
     a knob, in perturbations. freeze: knobs rest when the learning rate has decayed below this share
     of its peak. response_rate: the learning rate of the response, as a multiple of the weights'.
-    restarts: how often a knob that has run into its lower end is put back to its start. audit: how
+    average: over how many steps the response is averaged before the knobs follow it. restarts: how
+    often a knob that has run into its lower end is put back to its start. audit: how
     often in the run the gradient is tested against training from copies, beside the centre.
     """
 
     response: Literal["gains", "full", "delta"] = "gains"
     centred: bool = True
     every: int = _number(10, at_least=1)
-    warmup: float = _number(0.2, at_least=0, at_most=1)
+    warmup: float = _number(0.15, at_least=0, at_most=1)
     settle: float = _number(0.1, at_least=0, at_most=1)
     path: float = _number(12.0, above=0)
     rate: float | None = _number(None, above=0)
@@ -45,5 +46,6 @@ class SelfTuningOptions:
     trust: float = _number(0.2, above=0)
     freeze: float = _number(0.05, at_least=0, at_most=1)
     response_rate: float = _number(1.0, above=0)
+    average: int = _number(50, at_least=1)
     restarts: int = _number(0, at_least=0)
     audit: int = _number(0, at_least=0)

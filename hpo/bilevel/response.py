@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,10 +45,30 @@ class Response:
         for site, gate in zip(sites, self.gates, strict=True):
             if not site.shifts:
                 gate.moves.register_hook(_without_shifts(columns))  # type: ignore[no-untyped-call]
+        self.averages = [parameter.detach().clone() for parameter in self.parameters()]
 
     def parameters(self) -> list[nn.Parameter]:
         """What is learned, in a fixed order."""
         return [parameter for gate in self.gates for parameter in gate.parameters()]
+
+    def average(self, share: float) -> None:
+        """Moves the running average of the gates by this share towards what they are now."""
+        now = [parameter.detach() for parameter in self.parameters()]
+        torch._foreach_lerp_(self.averages, now, share)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it the gates are their running average: what single steps added is smoothed away,
+        and the knobs' gradient with it."""
+        parameters = self.parameters()
+        present = [parameter.data for parameter in parameters]
+        try:
+            for parameter, average in zip(parameters, self.averages, strict=True):
+                parameter.data = average
+            yield
+        finally:
+            for parameter, data in zip(parameters, present, strict=True):
+                parameter.data = data
 
     def attach(self, model: nn.Module | None = None) -> list[Callable[[], None]]:
         """Puts the gates on; gives back what takes them off, to be called in reverse order.

@@ -122,6 +122,7 @@ class SelfTuning:
             group["lr"] = run.optimizer.param_groups[0]["lr"] * options.response_rate
         self.answers.step()
         self.answers.zero_grad()
+        self.response.average(1 / max(1, options.average))
         if progress >= options.warmup and run.step % options.every == 0:
             self._observer.tune(run)
             if self.diagnostics.steps in self._chances:
@@ -172,6 +173,7 @@ class SelfTuning:
         return {
             "descent": self.descent.state_dict(),
             "gates": [gate.state_dict() for gate in self.response.gates],
+            "averages": self.response.averages,
             "answers": self.answers.state_dict(),
             "perturbation": self.perturbation.state_dict(),
             "resting": self._resting,
@@ -184,6 +186,8 @@ class SelfTuning:
         self.descent.load_state_dict(state["descent"])
         for gate, saved in zip(self.response.gates, state["gates"], strict=True):
             gate.load_state_dict(saved)
+        for average, saved in zip(self.response.averages, state["averages"], strict=True):
+            average.copy_(saved)
         self.answers.load_state_dict(state["answers"])
         self.perturbation.load_state_dict(state["perturbation"])
         self._resting, self._rows = state["resting"], state["rows"]
@@ -211,7 +215,7 @@ class SelfTuning:
         delta = (draws * self.descent.scale).requires_grad_()
         self.response.delta = delta
         wanted = {n: p for n, p in run.parameters.items() if p.ndim >= 2} if self._stepped else {}
-        with evaluating(run.model):
+        with evaluating(run.model), self.response.averaged():
             loss = checked_loss(run.task.loss(run.model, batch), rows, run.task).mean()
             each, *grads = torch.autograd.grad(loss, [delta, *wanted.values()], allow_unused=True)
         run.spend(gradients=1, examples=rows)
