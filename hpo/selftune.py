@@ -83,7 +83,7 @@ class SelfTuner:
         self._has_loss = False
         self._suspended: Tensor | None = None
         self._closed = False
-        self._stride = max(options.every, loop.training.steps // _PATH)
+        self._stride = max(options.pace(loop.training.steps), loop.training.steps // _PATH)
         self._notes = (*knobs.notes, *look(loop))
         run: Any = loop
         try:

@@ -64,7 +64,7 @@ class Observer:
             answers = tuner.response.parameters()
             step, plain = checks.step_seconds(run, batch, offers[0], answers)
             kept = checks.kept_bytes(answers, tuner.answers)
-            self.diagnostics.cost(step, plain, seconds, tuner.options.every, kept)
+            self.diagnostics.cost(step, plain, seconds, tuner.every, kept)
 
     def _offer(self, delta: Tensor, strengths: Mapping[str, Any]) -> checks.Offer:
         tuner = self._tuner

@@ -122,7 +122,7 @@ class Published:
             set_rate(self._learner, run.optimizer.param_groups[0]["lr"] * options.response_rate)
             self._learner.step()
             self._learner.zero_grad()
-        due = progress >= options.warmup and run.step % options.every == 0
+        due = progress >= options.warmup and run.step % options.pace(run.training.steps) == 0
         if due and not self._resting:
             self._tune(run)
         self._see_centre()

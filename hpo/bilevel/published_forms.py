@@ -40,7 +40,7 @@ DELTA_STN_2020 = PublishedForm(False, 0.0, True, True, "rmsprop", 1e-2, every=5,
 FORMS = {"full": STN_2019, "delta": DELTA_STN_2020}
 
 # Safeguards of the present method; the published codes have none of them.
-_ABSENT = ("path", "least_scale", "most_scale", "trust", "freeze", "restarts")
+_ABSENT = ("path", "least_scale", "most_scale", "trust", "freeze", "average", "restarts")
 
 
 def as_published(options: SelfTuningOptions, form: PublishedForm) -> SelfTuningOptions:

@@ -70,10 +70,11 @@ class SelfTuning:
         columns = self.free.columns
         self._stepped = [k for k, column in enumerate(columns) if column.knob in self._steps_only]
         still = [c.knob in self._steps_only or isinstance(c.domain, Choice) for c in columns]
+        self.every = options.pace(run.training.steps)
         steps = int(run.training.steps * max(0.0, 1 - options.warmup - options.settle))
         center = self.free.initial(self._start)
         still_here = torch.tensor(still, device=like.device)
-        self.descent = Descent(center, still_here, steps // options.every, options)
+        self.descent = Descent(center, still_here, steps // self.every, options)
         self._rng = torch.Generator(like.device).manual_seed(derived_seed(run.seed, "stn"))
         self.perturbation = Perturbation(self.free, self._rng)
         self.response = self._respond(run, like)
@@ -84,7 +85,7 @@ class SelfTuning:
         self.answers = _optimizer_like(run, self.response.parameters())
         self._rows = 0
         self._resting = False
-        tunings, again = steps // options.every, options.restarts
+        tunings, again = steps // self.every, options.restarts
         self._chances = {tunings * (k + 1) // (again + 1) for k in range(again)}
         self._observer = Observer(self, run, tunings, options.audit)
 
@@ -123,7 +124,7 @@ class SelfTuning:
         self.answers.step()
         self.answers.zero_grad()
         self.response.average(1 / max(1, options.average))
-        if progress >= options.warmup and run.step % options.every == 0:
+        if progress >= options.warmup and run.step % self.every == 0:
             self._observer.tune(run)
             if self.diagnostics.steps in self._chances:
                 self._give_another_chance()
