@@ -1,10 +1,15 @@
 """Fixtures that several test files share."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from studies import children
+
+# Before torch is imported: the models of tests are too small for threads to be worth waiting for.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from studies import children  # noqa: E402
 
 
 @pytest.fixture

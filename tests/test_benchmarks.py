@@ -12,7 +12,7 @@ import torch
 from hpo.bilevel.freeknobs import FreeKnobs
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-PARTS = ("cost", "memory", "race", "match", "hypergradient", "starts", "retrain")
+PARTS = ("cost", "memory", "race", "match", "hypergradient", "starts", "retrain", "studies")
 
 
 @pytest.fixture
