@@ -9,7 +9,7 @@ import pytest
 # Before torch is imported: the models of tests are too small for threads to be worth waiting for.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from studies import children  # noqa: E402
+from studies import children
 
 
 @pytest.fixture
