@@ -202,6 +202,7 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 def test_killed_by_the_system_a_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     here = Path(__file__).parent
     paths = os.pathsep.join([str(here), str(here.parent)])

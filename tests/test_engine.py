@@ -189,6 +189,7 @@ def test_killed_later_each_time_it_ends_well(mlruns: Path, marks: Path) -> None:
     assert [a["step"] for a in result.records[0].attempts] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_a_task_whose_worker_is_killed_continues_from_its_checkpoint_bit_for_bit(
     mlruns: Path, marks: Path
 ) -> None:

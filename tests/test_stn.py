@@ -67,6 +67,7 @@ def begun(method: SelfTuning, *names: str, task: Any = None, training: Training 
 # -- in a run -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_best_dropout_is_found_without_a_grid() -> None:
     """Few rows, wrong labels: the grid says that much more dropout than the start is wanted."""
     task = Digits(train_rows=150, label_noise=0.3)

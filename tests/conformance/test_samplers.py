@@ -118,6 +118,7 @@ def test_resumed_equals_uninterrupted(name: str, first: int, tmp_path: Path) -> 
     assert parts == whole
 
 
+@pytest.mark.slow
 def test_resumed_in_another_process(tmp_path: Path) -> None:
     """Nothing depends on what a process happens to hold, such as the order of its hashes."""
     expected = {}
