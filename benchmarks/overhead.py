@@ -27,6 +27,7 @@ from importlib.metadata import version
 from typing import TypeAlias
 
 from _measure import HERE, Sample, compile_ours, interleaved, median
+from _report import Row, table, verdicts
 from _trivial import KNOBS
 
 SIZES = (100, 1000, 5000)
@@ -35,20 +36,6 @@ START = "start"
 PLACES = {0: "in the driver's process", 1: "one worker process"}
 
 Taken: TypeAlias = Mapping[str, Sequence[Sample]]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of a table: a figure, what it must reach, and whether it does."""
-
-    figure: str
-    measured: str
-    target: str = ""
-    met: bool | None = None
-
-    def cells(self) -> tuple[str, str, str, str]:
-        verdict = "" if self.met is None else "met" if self.met else "not met"
-        return self.figure, self.measured, self.target, verdict
 
 
 @dataclass(frozen=True)
@@ -70,9 +57,7 @@ def main() -> None:
     print(_random_table(taken, plan))
     print()
     # Targets are for the full sizes: start-up is most of a quick run.
-    columns = 2 if plan.sizes == QUICK else 4
-    header = ("figure", "measured", "target", "")[:columns]
-    print(_table(header, [row.cells()[:columns] for row in rows]))
+    print(verdicts(rows, plan.sizes == QUICK))
     _write(plan, taken, tracked, rows)
 
 
@@ -143,7 +128,7 @@ def _random_table(taken: Taken, plan: Plan) -> str:
             [f"{label}: CPU ms a further trial", "", *map(_ms, further)],
             [f"{label}: peak MiB of the driver", *(f"{s.peak_mib:.0f}" for s in samples)],
         ]
-    return _table(header, lines)
+    return table(header, lines)
 
 
 def _ratios(taken: Taken, plan: Plan) -> list[Row]:
@@ -255,11 +240,6 @@ def _at_most(figure: str, ratio: float, target: float | None = None) -> Row:
 
 def _ms(seconds: float) -> str:
     return f"{1000 * seconds:.2f}"
-
-
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rows = [header, ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def _write(

@@ -42,6 +42,16 @@ class Batch(NamedTuple):
         noise = normal_like(real(self.inputs, "noise on the inputs"), rng)
         return self._replace(inputs=self.inputs + spread(strength, self.inputs) * noise)
 
+    def sample(self, rows: int, rng: torch.Generator) -> Batch:
+        """The batch, or so many of its rows, drawn without replacement, if it has more."""
+        import torch
+
+        if len(self.targets) <= rows:
+            return self
+        order = torch.randperm(len(self.targets), generator=rng, device=rng.device)
+        picked = order[:rows].to(self.targets.device)
+        return Batch(self.inputs[picked], self.targets[picked])
+
 
 @dataclass(frozen=True)
 class Regularizer:
@@ -81,6 +91,12 @@ class Regularizer:
             )
 
     @property
+    def by_optimizer_alone(self) -> bool:
+        """Whether nothing but the optimizer's step uses its knobs, so that no loss depends on them
+        before the step is taken."""
+        return not any(getattr(self, hook) for hook in HOOKS if hook != "optimizer")
+
+    @property
     def scope(self) -> dict[str, Scope]:
         """For each knob whether a value per example means anything, or only one per batch.
 
@@ -91,6 +107,15 @@ class Regularizer:
         shared = any((self.penalty, self.parameter, self.optimizer))
         scope: Scope = "batch" if shared else "example"
         return dict.fromkeys(self.knobs, scope)
+
+
+def scopes_of(regularizers: Mapping[str, Regularizer]) -> dict[str, Scope]:
+    """The scope of every knob; of one that several regularizers use, the narrower of theirs."""
+    scopes: dict[str, Scope] = {}
+    for regularizer in regularizers.values():
+        for knob, scope in regularizer.scope.items():
+            scopes[knob] = "batch" if "batch" in (scope, scopes.get(knob)) else "example"
+    return scopes
 
 
 def spread(strength: Strength, like: Tensor) -> Strength:

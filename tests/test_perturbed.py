@@ -13,10 +13,11 @@ from torch import Tensor
 from toy_tasks import SHORT, Blobs, numbers, regularizers
 
 from objectives.training.loop import train
-from objectives.training.perturbed import Perturbed, replay_tuner, scopes_of
+from objectives.training.perturbed import Perturbed, replay_tuner
 from objectives.training.tuner import Follow
 from search_spaces.domains import Choice, Domain, Float, Int, Value
 from search_spaces.errors import HpoError
+from search_spaces.regularizer import scopes_of
 from search_spaces.schedule import Schedule, Track
 from search_spaces.space import SearchSpace
 

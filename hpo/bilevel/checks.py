@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from objectives.training.auxiliary import auxiliary_loss
 from objectives.training.evaluation import checked_loss, evaluating
 from objectives.training.stream import as_batch, one_pass
 from search_spaces.regularizer import Batch
@@ -105,15 +104,7 @@ def kept_bytes(answers: Iterable[nn.Parameter], optimizer: torch.optim.Optimizer
 
 def _losses(run: Run, batch: Batch, knobs: Mapping[str, Any]) -> Tensor:
     """What training minimizes, for each example; its penalty is added to every one."""
-    batch = run.regularization.batch(batch, knobs)
-    run.regularization.in_force(knobs)
-    try:
-        loss = run.task.loss(run.model, batch)
-        auxiliary = auxiliary_loss(run.task, run.model, batch, knobs)
-    finally:
-        run.regularization.in_force(None)
-    rows = len(batch.targets)
-    each = run.regularization.losses(checked_loss(loss, rows, run.task), rows, knobs)
+    each, auxiliary = run.regularization.loss(run.model, batch, knobs)
     for added in (auxiliary, run.regularization.penalty(run.effective(), knobs)):
         if added is not None:
             each = each + added

@@ -155,13 +155,8 @@ class OwnLoop:
         self, batch: Batch, knobs: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
         """The mean loss of a batch under the regularizers, and the penalty that goes with it."""
-        batch = self.regularization.batch(batch, knobs)
-        self.regularization.in_force(knobs)
-        try:
-            losses = self.task.loss(self.model, batch)
-        finally:
-            self.regularization.in_force(None)
-        return self.mean(losses, len(batch.targets), knobs)
+        losses, _ = self.regularization.loss(self.model, batch, knobs)
+        return losses.mean(), self.regularization.penalty(self.effective(), knobs)
 
     def mean(
         self, losses: Tensor, rows: int, knobs: Mapping[str, Any]

@@ -19,12 +19,12 @@ from hpo.bilevel.freeknobs import FreeKnobs
 from hpo.bilevel.full_response import FullResponse, linearised
 from hpo.bilevel.options import SelfTuningOptions
 from hpo.bilevel.published_forms import FORMS, PublishedForm, as_published, require_tunable
-from hpo.bilevel.sites import find_sites
+from hpo.bilevel.sites import sites_of
 from objectives.training.evaluation import checked_loss, evaluating
 from objectives.training.optimizers import build_optimizer, set_rate
 from objectives.training.randomness import derived_seed
 from search_spaces.domains import Domain, Int, Point
-from search_spaces.regularizer import Batch, Regularizer, Scope
+from search_spaces.regularizer import Batch, Regularizer, Scope, scopes_of
 
 if TYPE_CHECKING:
     from objectives.training.state import Run
@@ -53,7 +53,7 @@ class Published:
         self._centred = options.centred
         self._domains, self._start = dict(domains), dict(start)
         self._held = {name: value for name, value in start.items() if name not in domains}
-        known = {knob: scope for r in regularizers.values() for knob, scope in r.scope.items()}
+        known = scopes_of(regularizers)
         self._scopes: dict[str, Scope] = {name: known.get(name, "example") for name in domains}
         self._penalised = any(r.penalty is not None for r in regularizers.values())
         for name, domain in domains.items():
@@ -86,15 +86,8 @@ class Published:
         self._see_centre()
 
     def _respond(self, run: Run) -> FullResponse:
-        batch = run.next_batch("validation")
-
-        def forward() -> None:
-            with evaluating(run.model):
-                run.task.loss(run.model, batch)
-
         form, seed = self._form, derived_seed(run.seed, "response")
-        sites = find_sites(run.model, forward)
-        return FullResponse(sites, len(self.free), form.own_scale, form.factor_spread, seed)
+        return FullResponse(sites_of(run), len(self.free), form.own_scale, form.factor_spread, seed)
 
     def _leave(self, run: Run) -> None:
         """Makes the model what the tuned network is; in two passes it is that already."""
@@ -249,7 +242,7 @@ class Published:
     def _tune(self, run: Run) -> None:
         """One step of the knobs and, if they are learned, of their scales; none where a gradient
         is not finite, because no optimizer comes back from that."""
-        batch = self._some(run.next_batch("validation"))
+        batch = run.next_batch("validation").sample(self._rows, self._rng)
         rows = len(batch.targets)
         learned = self._options.learn_scale
         draws = self._draws(rows) if learned else self.center.new_zeros(rows, len(self.free))
@@ -271,12 +264,3 @@ class Published:
         scale = softplus(self.latent_scale)
         entropy = (scale * math.sqrt(2 * math.pi * math.e)).log().sum()
         return losses.mean() - self._options.entropy * entropy
-
-    def _some(self, batch: Batch) -> Batch:
-        """As many rows as a training batch has, as in the published codes."""
-        rows = len(batch.targets)
-        if rows <= self._rows:
-            return batch
-        order = torch.randperm(rows, generator=self._rng, device=self._rng.device)
-        picked = order[: self._rows].to(batch.targets.device)
-        return Batch(batch.inputs[picked], batch.targets[picked])

@@ -10,7 +10,7 @@ from typing import Literal
 from hpo.bilevel.options import SelfTuningOptions
 from search_spaces.domains import Choice, Domain
 from search_spaces.errors import HpoError
-from search_spaces.regularizer import HOOKS, Regularizer
+from search_spaces.regularizer import Regularizer
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,7 @@ def as_published(options: SelfTuningOptions, form: PublishedForm) -> SelfTuningO
 
 def require_tunable(name: str, domain: Domain, regularizers: Mapping[str, Regularizer]) -> None:
     """HpoError for a knob whose effect the published response cannot learn."""
-    by_step = any(
-        name in r.knobs and not any(getattr(r, hook) for hook in HOOKS if hook != "optimizer")
-        for r in regularizers.values()
-    )
+    by_step = any(name in r.knobs and r.by_optimizer_alone for r in regularizers.values())
     if isinstance(domain, Choice):
         reason = "is a choice, and only numbers are tuned"
     elif by_step or name == "learning_rate":

@@ -20,11 +20,12 @@ from hpo.bilevel.observer import Observer
 from hpo.bilevel.options import SelfTuningOptions
 from hpo.bilevel.perturbation import Perturbation, antithetic, chained
 from hpo.bilevel.response import Response
-from hpo.bilevel.sites import another_first, find_sites
+from hpo.bilevel.sites import sites_of
 from objectives.training.evaluation import checked_loss, evaluating
+from objectives.training.optimizers import build_optimizer, set_rate
 from objectives.training.randomness import derived_seed
 from search_spaces.domains import Choice, Domain, Point
-from search_spaces.regularizer import HOOKS, Batch, Regularizer, Scope
+from search_spaces.regularizer import Regularizer, Scope, scopes_of
 
 if TYPE_CHECKING:
     from hpo.bilevel.diagnostics import Diagnostics
@@ -53,11 +54,11 @@ class SelfTuning:
         self.held = {name: value for name, value in start.items() if name not in domains}
         # The weight of an auxiliary loss belongs to no regularizer; it acts on each example.
         self._scopes: dict[str, Scope] = dict.fromkeys(domains, "example")
-        self._scopes |= {k: s for r in regularizers.values() for k, s in r.scope.items()}
+        self._scopes |= scopes_of(regularizers)
         self._penalised = any(r.penalty for r in regularizers.values())
         # What only the optimizer's step uses has no effect that a response could learn.
         self._steps_only = {
-            knob for r in regularizers.values() if _by_optimizer_alone(r) for knob in r.knobs
+            knob for r in regularizers.values() if r.by_optimizer_alone for knob in r.knobs
         }
 
     # -- the protocol of a tuner ------------------------------------------------------------------
@@ -90,17 +91,8 @@ class SelfTuning:
         self._observer = Observer(self, run, tunings, options.audit)
 
     def _respond(self, run: Run, like: Tensor) -> Response:
-        batch = run.next_batch("validation")
-
-        def forward(batch: Batch) -> None:
-            with evaluating(run.model):
-                run.task.loss(run.model, batch)
-
-        altered = another_first(batch)
-        sites = find_sites(
-            run.model, lambda: forward(batch), lambda: forward(altered), len(batch.targets)
-        )
-        return Response(sites, len(self.free), like, derived_seed(run.seed, "response"))
+        seed = derived_seed(run.seed, "response")
+        return Response(sites_of(run), len(self.free), like, seed)
 
     def knobs(self, progress: float, rows: int) -> Mapping[str, Any]:
         """Strengths drawn around the centre: one for each row, or one for all of them."""
@@ -119,8 +111,7 @@ class SelfTuning:
         options = self.options
         if self._resting or self._observer.aside is not None:
             return
-        for group in self.answers.param_groups:
-            group["lr"] = run.optimizer.param_groups[0]["lr"] * options.response_rate
+        set_rate(self.answers, run.optimizer.param_groups[0]["lr"] * options.response_rate)
         self.answers.step()
         self.answers.zero_grad()
         self.response.average(1 / max(1, options.average))
@@ -209,8 +200,9 @@ class SelfTuning:
     # -- the step of the knobs --------------------------------------------------------------------
 
     def tune(self, run: Run) -> None:
-        """One step of the knobs, from one validation batch seen through the response."""
-        batch = self._some(run.next_batch("validation"))
+        """One step of the knobs, from validation rows seen through the response: as many as a
+        training batch has, so that it costs no more."""
+        batch = run.next_batch("validation").sample(self._rows, self._rng)
         rows = len(batch.targets)
         draws = antithetic(rows, len(self.free), self._rng, self.descent.center)
         delta = (draws * self.descent.scale).requires_grad_()
@@ -243,28 +235,10 @@ class SelfTuning:
         rate = 0.5 / max(1.0, abs(strength))
         return lookahead.slope(step, weights, grads, self.descent.center, column, rate)
 
-    def _some(self, batch: Batch) -> Batch:
-        """As many rows as a training batch has, so that a step of the knobs costs no more."""
-        rows = len(batch.targets)
-        if rows <= self._rows:
-            return batch
-        order = torch.randperm(rows, generator=self._rng, device=self._rng.device)
-        picked = order[: self._rows].to(batch.targets.device)
-        return Batch(batch.inputs[picked], batch.targets[picked])
-
-
-def _by_optimizer_alone(regularizer: Regularizer) -> bool:
-    return not any(getattr(regularizer, hook) for hook in HOOKS if hook != "optimizer")
-
 
 def _optimizer_like(run: Run, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
     """The response learns as the weights do: what it says is where they would have gone."""
     own = getattr(run, "optimizer_like", None)  # a loop with an optimizer of its own
     if own is not None:
         return own(parameters)  # type: ignore[no-any-return]
-    training = run.training
-    if training.optimizer == "adamw":
-        return torch.optim.Adam(parameters, lr=training.learning_rate, fused=True)
-    momentum = training.momentum if training.optimizer == "momentum" else 0.0
-    rate = training.learning_rate
-    return torch.optim.SGD(parameters, lr=rate, momentum=momentum, fused=True)
+    return build_optimizer(parameters, run.training)

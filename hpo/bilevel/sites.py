@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from hpo.bilevel.unsuited import eagerly, refuse_unsuited
+from objectives.training.evaluation import evaluating
 from search_spaces.regularizer import Batch
+
+if TYPE_CHECKING:
+    from objectives.training.state import Run
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
@@ -101,6 +105,20 @@ def another_first(batch: Batch) -> Batch:
     picked = torch.arange(len(inputs), device=inputs.device)
     picked[0] = others.to(torch.uint8).argmax()
     return batch._replace(inputs=inputs[picked])
+
+
+def sites_of(run: Run) -> list[Site]:
+    """The layers that respond in a run's model, seen on one validation batch."""
+    batch = run.next_batch("validation")
+    altered = another_first(batch)
+
+    def forward(batch: Batch) -> None:
+        with evaluating(run.model):
+            run.task.loss(run.model, batch)
+
+    return find_sites(
+        run.model, lambda: forward(batch), lambda: forward(altered), len(batch.targets)
+    )
 
 
 def main_output(output: Any) -> Any:

@@ -7,7 +7,7 @@ from objectives.training.tuner import Follow, Tuner
 from search_spaces._spread import latent, sigmas
 from search_spaces.domains import Int
 from search_spaces.plugins import unknown
-from search_spaces.regularizer import Regularizer, Scope
+from search_spaces.regularizer import Scope
 from search_spaces.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -35,15 +35,6 @@ def replay_tuner(
         return Perturbed(schedule, scopes, seed)
     known = get_args(Mode)
     raise unknown("replay mode", mode, known, hint=f"known: {', '.join(known)}", path=("mode",))
-
-
-def scopes_of(regularizers: Mapping[str, Regularizer]) -> dict[str, Scope]:
-    """The scope of every knob; of one that several regularizers use, the narrower of theirs."""
-    scopes: dict[str, Scope] = {}
-    for regularizer in regularizers.values():
-        for knob, scope in regularizer.scope.items():
-            scopes[knob] = "batch" if "batch" in (scope, scopes.get(knob)) else "example"
-    return scopes
 
 
 class Perturbed:

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from objectives.training.auxiliary import auxiliary_loss
+from objectives.training.evaluation import checked_loss
 from objectives.training.rerun import refuse_again
 from objectives.training.standin import StandIns
 from objectives.training.task import Task, classes_of, task_name
@@ -172,6 +174,19 @@ class Regularization:
                 code="bad-batch",
             )
         return nn.functional.one_hot(numbers, self._classes).to(torch.get_default_dtype())
+
+    def loss(self, model: nn.Module, batch: Batch, knobs: Knobs) -> tuple[Tensor, Tensor | None]:
+        """The losses of a batch under these knobs, as their mean is to be taken, and the mean of
+        the auxiliary losses where the task has any; no penalty yet."""
+        batch = self.batch(batch, knobs)
+        self.in_force(knobs)
+        try:
+            loss = self._task.loss(model, batch)
+            auxiliary = auxiliary_loss(self._task, model, batch, knobs)
+        finally:
+            self.in_force(None)
+        rows = len(batch.targets)
+        return self.losses(checked_loss(loss, rows, self._task), rows, knobs), auxiliary
 
     def losses(self, losses: Tensor, rows: int, knobs: Knobs) -> Tensor:
         """The losses of `rows` examples as their mean is to be taken.

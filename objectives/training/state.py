@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from objectives.training import checkpoint as checkpoints
-from objectives.training.auxiliary import auxiliary_loss
-from objectives.training.evaluation import checked_loss
 from objectives.training.optimizers import build_optimizer, set_rate
 from objectives.training.options import Training
 from objectives.training.randomness import GlobalStreams, derived_seed, packed, unpacked
@@ -100,15 +98,8 @@ class Run:
         self, batch: Batch, knobs: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
         """The mean loss of a batch under the regularizers, and the penalty that goes with it."""
-        batch = self.regularization.batch(batch, knobs)
-        self.regularization.in_force(knobs)
-        try:
-            loss = self.task.loss(self.model, batch)
-            auxiliary = auxiliary_loss(self.task, self.model, batch, knobs)
-        finally:
-            self.regularization.in_force(None)
-        rows = len(batch.targets)
-        mean = self.regularization.losses(checked_loss(loss, rows, self.task), rows, knobs).mean()
+        losses, auxiliary = self.regularization.loss(self.model, batch, knobs)
+        mean = losses.mean()
         if auxiliary is not None:
             mean = mean + auxiliary
         return mean, self.regularization.penalty(self.effective(), knobs)
