@@ -34,7 +34,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "small CNN": two_convolutions,
     "small CNN, 3 x 3": three_convolutions,
 }
-WINDOW = 20  # steps timed together: a multiple of the steps between two knob steps of every arm
+WINDOW = 60  # steps timed together: a multiple of the steps between two knob steps of every arm
 _STEPS = 1_000_000  # of the run of which a stretch in the middle is seen
 _MOST = {"MLP-512": 1.30, "small CNN": 1.35, "small CNN, 3 x 3": 1.35}
 _ROWS = 1280

@@ -15,6 +15,7 @@ from _stn_problems import RESPONSES, START, Pictures, drawn, fashion, mlp, regul
 from _stn_problems import tuner as tuner_of
 from torch import Tensor, nn
 
+from hpo.bilevel.options import SelfTuningOptions
 from objectives.training.evaluation import evaluate
 from objectives.training.loop import train
 from objectives.training.measurement import Measurement
@@ -112,9 +113,8 @@ def run(job: Job) -> dict[str, Any]:
 def _tuned(job: Job, task: Pictures, clock: Clock, best: Best) -> dict[str, Any]:
     """One self-tuning run; its length comes from the time of a few epochs, which is billed."""
     knobs = space(job.start)
-    each = _epoch_seconds(job, task, knobs)
+    epochs = _affordable(job, task, knobs, clock)
     calibration = clock.spent
-    epochs = max(1, int((_SAFE * job.budget - calibration) / each))
     tuner = tuner_of(job.arm, knobs)
     rows = list(_epochs(task, tuner, _training(task, epochs), job.seed, clock, best))
     path = [(row.progress, row.point, row.spread) for row in rows]
@@ -129,9 +129,25 @@ def _tuned(job: Job, task: Pictures, clock: Clock, best: Best) -> dict[str, Any]
     }
 
 
-def _epoch_seconds(job: Job, task: Pictures, knobs: SearchSpace) -> float:
+def _affordable(job: Job, task: Pictures, knobs: SearchSpace, clock: Clock) -> int:
+    """How many epochs of a tuned run fit into what is left of the budget.
+
+    Our knob steps are as far apart as in a run of that length: in the few epochs of a calibration
+    they would be closer, and an epoch look dearer than it is. The published methods have a pace of
+    their own.
+    """
+    pace, epochs = SelfTuningOptions().pace, 1
+    paces = sorted({pace(task.epoch), pace(10**9)}, reverse=True)
+    for every in paces if job.arm == "stn" else [None]:
+        each = _epoch_seconds(job, task, tuner_of(job.arm, knobs, every=every))
+        epochs = max(1, int((_SAFE * job.budget - clock.spent) / each))
+        if pace(epochs * task.epoch) == every:
+            break
+    return epochs
+
+
+def _epoch_seconds(job: Job, task: Pictures, tuner: Tuner) -> float:
     """CPU seconds of an epoch in the middle of a run, its evaluation included."""
-    tuner = tuner_of(job.arm, knobs)
     clock = Clock(math.inf)
     marks = [
         clock.spent
