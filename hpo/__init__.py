@@ -8,6 +8,7 @@ from hpo._version import __version__
 
 if TYPE_CHECKING:
     from hpo.api import objective, run
+    from hpo.bilevel.implicit.hypergradient import hypergradient
     from hpo.result import Best, Result, open_study
     from hpo.samplers import optuna_sampler
     from hpo.selftune import self_tune
@@ -20,6 +21,7 @@ __all__ = [
     "Result",
     "Schedule",
     "__version__",
+    "hypergradient",
     "objective",
     "open_study",
     "optuna_sampler",
@@ -32,6 +34,7 @@ _HOMES = {
     "HpoError": "search_spaces.errors",
     "Result": "hpo.result",
     "Schedule": "search_spaces.schedule",
+    "hypergradient": "hpo.bilevel.implicit.hypergradient",
     "objective": "hpo.api",
     "open_study": "hpo.result",
     "optuna_sampler": "hpo.samplers",

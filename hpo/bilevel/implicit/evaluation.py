@@ -1,0 +1,160 @@
+"""F and its gradient at one point of the knobs, from an inner problem solved no further than asked,
+and how far off they may be.
+
+With r the inner gradient at x and q about H^-1 b, F(t) = g(x) - q'r up to second order (the adjoint
+correction), and grad F = D_t g - M q. Pedregosa (ICML 2016); Ehrhardt and Roberts, Analyzing
+inexact hypergradients (2023); Salehi, Mukherjee, Roberts and Ehrhardt, MAID (2024), section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hpo.bilevel.implicit.curvature import Curvature
+from hpo.bilevel.implicit.inverse import cg
+from hpo.bilevel.implicit.inverse.precondition import Pairs, pairs
+from hpo.bilevel.implicit.lower import solvers
+from hpo.bilevel.implicit.problem import Bilevel
+
+_LEAST = 1e-13  # of the first inner gradient: what rounding leaves to be solved
+
+
+@dataclass(frozen=True)
+class Warm:
+    """What an evaluation begins with: x (n,), q (n,), and pairs that tell of the curvature."""
+
+    x: Tensor
+    q: Tensor | None = None
+    pairs: Pairs = ()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is known of F at t (m,).
+
+    value: the best estimate of F, and `error` how far off it may be; raw: g(x) as it is. gradient
+    (m,), estimate of grad F. x, q, pairs: where the next evaluation begins. slope: the size of the
+    inner gradient at x. damping: what had to be added to the Hessian; 0 at a minimum.
+    """
+
+    t: Tensor
+    value: float
+    error: float
+    raw: float
+    gradient: Tensor
+    x: Tensor
+    q: Tensor
+    pairs: tuple[tuple[Tensor, Tensor], ...]
+    slope: float
+    linear_residual: float
+    damping: float
+    certified: bool
+
+    @property
+    def warm(self) -> Warm:
+        return Warm(self.x, self.q, self.pairs)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How an evaluation is made: lower: the inner solver's name; relative: residual of the linear
+    system, as a share of b; certified: whether errors are bounds (with mu) or estimates."""
+
+    lower: str = "auto"
+    relative: float = 0.1
+    certified: bool = False
+
+
+def evaluate(
+    problem: Bilevel,
+    t: Tensor,
+    warm: Warm,
+    rules: Rules,
+    *,
+    slope: float,
+    value: float | None = None,
+) -> Evaluation:
+    """The evaluation at t, with the inner gradient no larger than `slope`; or, where `value` is
+    given and a q is known, as soon as that much of an error of F is all that remains."""
+    measure = None if value is None or warm.q is None else _remaining(warm.q)
+    solved = solvers.minimize(
+        problem,
+        t,
+        warm.x,
+        slope if measure is None else value or 0.0,
+        name=rules.lower,
+        known=warm.pairs,
+        measure=measure,
+    )
+    curvature = Curvature(problem, solved.x, t)
+    problem.work.gradients -= 1  # the solver has made this gradient last, and has counted it
+    raw, b, direct = problem.outer_gradients(solved.x, t)
+    apply = pairs(solved.pairs)
+    linear = cg.solve(
+        curvature, b, rules.relative * float(b.norm()), start=warm.q, precondition=apply
+    )
+    gradient = direct - curvature.cross(linear.q)
+    r = curvature.slope
+    corrected = raw - float(linear.q @ r)
+    residual = float("nan") if linear.residual is None else float(linear.residual.norm())
+    proved = bound(problem, t, b, r) if rules.certified else None
+    if proved is not None:
+        corrected, error = raw, proved
+    else:
+        error = _estimated(linear.q, r, linear.residual, apply, linear.least)
+    return Evaluation(
+        t=t.detach(),
+        value=corrected,
+        error=error,
+        raw=raw,
+        gradient=gradient,
+        x=solved.x,
+        q=linear.q,
+        pairs=solved.pairs,
+        slope=float(r.norm()),
+        linear_residual=residual,
+        damping=linear.damping,
+        certified=proved is not None,
+    )
+
+
+def _remaining(q: Tensor) -> Callable[[Tensor], float]:
+    """What an inner gradient r may still change in F: the sum of |q_i r_i|, which no cancellation
+    makes small; a quarter of it, because the correction takes most of it away."""
+    return lambda r: 0.25 * float((q * r).abs().sum())
+
+
+def bound(problem: Bilevel, t: Tensor, b: Tensor, r: Tensor) -> float | None:
+    """How far g(x) can be from F: |b| e + L e^2 / 2, with e = |r| / mu >= |x - x*|.
+
+    None where the problem does not give mu and the smoothness L of its outer loss.
+    """
+    if problem.mu is None or problem.smoothness is None:
+        return None
+    mu = problem.mu(t)
+    if not mu > 0:
+        return None
+    distance = float(r.norm()) / mu
+    return float(b.norm()) * distance + problem.smoothness(t) * distance**2 / 2
+
+
+def _estimated(
+    q: Tensor,
+    r: Tensor,
+    residual: Tensor | None,
+    apply: Callable[[Tensor], Tensor] | None,
+    least: float,
+) -> float:
+    """What the correction may have left: half of itself (it is of first order, the rest of second),
+    and the part that an inexact q misses, residual' H^-1 r, with what is known of H^-1."""
+    error = 0.5 * abs(float(q @ r))
+    if residual is not None:
+        if apply is not None:
+            error += abs(float(residual @ apply(r)))
+        elif least > 0:
+            error += float(residual.norm() * r.norm()) / least
+    return error + 1e-15 * float(torch.linalg.vector_norm(q))

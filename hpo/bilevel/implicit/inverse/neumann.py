@@ -1,0 +1,59 @@
+"""The Neumann series: q = a sum over k of (I - a H)^k b, which is also the fixed point of
+q = q + a (b - H q).
+
+Lorraine, Vicol and Duvenaud (AISTATS 2020); Grazzi, Franceschi, Pontil and Salzo (ICML 2020).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hpo.bilevel.implicit.inverse._solved import Operator, Solved
+
+_POWER = 10  # products that find the largest eigenvalue, when no step is given
+
+
+def solve(
+    matrix: Operator,
+    b: Tensor,
+    tolerance: float,
+    *,
+    start: Tensor | None = None,
+    step: float | None = None,
+    limit: int = 1000,
+) -> Solved:
+    """q with |b - H q| <= tolerance, or after `limit` products.
+
+    step: a, below 2 / the largest eigenvalue of H; without it 1 over an estimate by power
+    iteration. Cut short, the series acts as if 1 / (a k) were added to H, so few terms are usable
+    where H is not positive definite.
+    """
+    spent = 0
+    if step is None:
+        most = largest(matrix, b, _POWER)
+        spent, step = _POWER, 1 / most
+    q = torch.zeros_like(b) if start is None else start.clone()
+    residual = b.clone()
+    if start is not None and bool(q.any()):
+        residual = b - matrix.product(q)
+        spent += 1
+    while float(residual.norm()) > tolerance and spent < limit:
+        q = q + step * residual
+        residual = b - matrix.product(q)
+        spent += 1
+        if not bool(torch.isfinite(residual).all()):
+            break
+    return Solved(q, residual, spent, most=1 / step)
+
+
+def largest(matrix: Operator, like: Tensor, products: int) -> float:
+    """The largest eigenvalue in size, by power iteration from a fixed draw; a tenth is added,
+    because the iteration comes from below."""
+    rng = torch.Generator(like.device).manual_seed(0)
+    v = torch.randn(like.shape, generator=rng, dtype=like.dtype, device=like.device)
+    size = 0.0
+    for _ in range(products):
+        v = matrix.product(v / v.norm().clamp(min=1e-30))
+        size = float(v.norm())
+    return 1.1 * size if size > 0 else 1.0

@@ -1,0 +1,42 @@
+"""The solvers of the inner problem by name, and which one is taken unless one is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from hpo.bilevel.implicit.inverse.precondition import Apply, Pairs
+from hpo.bilevel.implicit.lower import accelerated, lbfgs, newton, proximal
+from hpo.bilevel.implicit.lower._minimum import Minimum
+from hpo.bilevel.implicit.problem import Bilevel
+from search_spaces.plugins import unknown
+
+NAMES = ("auto", "lbfgs", "newton", "accelerated", "proximal")
+
+
+def minimize(
+    problem: Bilevel,
+    t: Tensor,
+    x: Tensor,
+    tolerance: float,
+    *,
+    name: str = "auto",
+    known: Pairs = (),
+    base: Apply | None = None,
+    measure: Callable[[Tensor], float] | None = None,
+) -> Minimum:
+    """The inner problem at t solved from x until |gradient|, or `measure` of it, is within the
+    tolerance. Unless named, L-BFGS; where the problem has a proximal part, that needs `proximal`.
+    """
+    if name == "auto":
+        name = "lbfgs" if problem.smooth else "proximal"
+    if name == "lbfgs":
+        return lbfgs.minimize(problem, t, x, tolerance, base=base, known=known, measure=measure)
+    if name == "newton":
+        return newton.minimize(problem, t, x, tolerance, base=base, measure=measure)
+    if name == "accelerated":
+        return accelerated.minimize(problem, t, x, tolerance, measure=measure)
+    if name == "proximal":
+        return proximal.minimize(problem, t, x, tolerance, measure=measure)
+    raise unknown("lower", name, NAMES, hint=f"known: {', '.join(NAMES)}")
