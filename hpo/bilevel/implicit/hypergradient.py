@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from hpo.errors import HpoError
+from search_spaces.errors import HpoError
 
 if TYPE_CHECKING:
     from torch import Tensor

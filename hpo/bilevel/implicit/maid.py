@@ -20,7 +20,7 @@ from torch import Tensor
 from hpo.bilevel.implicit.evaluation import Evaluation, Rules, Warm, evaluate
 from hpo.bilevel.implicit.inverse.precondition import pairs
 from hpo.bilevel.implicit.problem import Bilevel
-from hpo.errors import HpoError
+from search_spaces.errors import HpoError
 
 _ENOUGH = 1e-4  # of the predicted decrease, that must be certain
 _SHARE = 0.03  # of the predicted decrease, that a value's error may be

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from hpo.bilevel.implicit.coordinates import Coordinates
-from hpo.errors import HpoError
 from objectives.training.bilevel import BilevelProblem
 from search_spaces.domains import Point
+from search_spaces.errors import HpoError
 
 
 @dataclass
