@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from hpo.bilevel.acting import acting
 from hpo.problem import REGULARIZERS
 from hpo.wording import describe
-from objectives.training.regularization import dropout_sites
 from search_spaces import plugins
 from search_spaces.domains import Domain, Point
 from search_spaces.errors import HpoError
@@ -55,7 +55,7 @@ def knobs_of(space: object, fixed: Mapping[str, Any], model: nn.Module) -> Knobs
     for name, value in fixed.items():
         _check_fixed(name, value, known, found)
     used = {n: r for n, r in records.items() if {*found, *fixed} & set(r.knobs)}
-    used, idle = _acting(used, model)
+    used, idle = acting(used, model)
     kept = SearchSpace({name: one for name, one in found.items() if name not in idle})
     start = {**kept.start, **{name: value for name, value in fixed.items() if name not in idle}}
     scalars = {name: value for name, value in start.items() if not isinstance(value, tuple)}
@@ -69,17 +69,6 @@ def knobs_of(space: object, fixed: Mapping[str, Any], model: nn.Module) -> Knobs
     held = {name: value for name, value in fixed.items() if name not in idle}
     notes = tuple(f"{name} left out: this model has no dropout layers" for name in sorted(idle))
     return Knobs(kept, tunable, {n: known[n] for n in held}, held, start, used, notes)
-
-
-def _acting(
-    records: Mapping[str, Regularizer], model: nn.Module
-) -> tuple[dict[str, Regularizer], set[str]]:
-    """The regularizers that have a place in the model, and the knobs of those that have none."""
-    if dropout_sites(model):
-        return dict(records), set()
-    sited = {name for name, record in records.items() if record.activation is not None}
-    idle = {knob for name in sited for knob in records[name].knobs}
-    return {name: record for name, record in records.items() if name not in sited}, idle
 
 
 def _check_fixed(name: str, value: Any, known: Mapping[str, Domain], space: SearchSpace) -> None:

@@ -28,7 +28,8 @@ class Problem:
     """A spec with everything it names loaded.
 
     `target` is a Task or a black-box function; `space` what is tuned; `fixed` the values of
-    `fixed_domains` that are held constant; `notes` what the user should hear before it runs.
+    `fixed_domains` that are held constant; `idle` the knobs that have no place to act at in the
+    task's model; `notes` what the user should hear before it runs.
     """
 
     spec: StudySpec
@@ -39,6 +40,7 @@ class Problem:
     fixed: Point
     regularizers: Mapping[str, Regularizer]
     training: Training | None
+    idle: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
     def schedule(self, values: Mapping[str, Any]) -> Schedule:
@@ -98,8 +100,11 @@ def load(spec: StudySpec) -> Problem:
     regularizers = {
         name: record for name, record in _regularizers().items() if used & set(record.knobs)
     }
-    notes = tuple(_notes(spec, target, regularizers))
-    return Problem(spec, target, True, space, fixed_domains, fixed, regularizers, training, notes)
+    ignored, idle = _without_a_place(spec, target, regularizers)
+    notes = tuple(f"{name} ignored: this model has no dropout sites" for name in ignored)
+    return Problem(
+        *(spec, target, True, space, fixed_domains, fixed, regularizers, training, idle, notes)
+    )
 
 
 def _black_box(spec: StudySpec, target: Any) -> Problem:
@@ -242,16 +247,18 @@ def _training(spec: StudySpec, default: Training) -> Training:
     return training if steps is None else dataclasses.replace(training, steps=steps)
 
 
-def _notes(spec: StudySpec, target: Any, regularizers: Mapping[str, Regularizer]) -> list[str]:
-    """Knobs that cannot act on this task, found without training."""
-    sited = [name for name, record in regularizers.items() if record.activation is not None]
-    if not sited:
-        return []
+def _without_a_place(
+    spec: StudySpec, target: Any, regularizers: Mapping[str, Regularizer]
+) -> tuple[list[str], frozenset[str]]:
+    """The regularizers that cannot act on this task, and the knobs that only they use; found
+    without training."""
+    if all(record.activation is None for record in regularizers.values()):
+        return [], frozenset()
+    from hpo.bilevel.acting import acting
     from objectives.training.blame import described
-    from objectives.training.regularization import dropout_sites
 
     try:
-        sites = dropout_sites(target.model(spec.seed))
+        placed, idle = acting(regularizers, target.model(spec.seed))
     except Exception as error:
         raise HpoError(
             f"objective {spec.objective}: model({spec.seed}) raised {described(error)}",
@@ -259,6 +266,4 @@ def _notes(spec: StudySpec, target: Any, regularizers: Mapping[str, Regularizer]
             code="objective-failed",
             path=("objective",),
         ) from error
-    if sites:
-        return []
-    return [f"{name} ignored: this model has no dropout sites" for name in sited]
+    return [name for name in regularizers if name not in placed], frozenset(idle)

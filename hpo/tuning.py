@@ -30,7 +30,7 @@ def tuner(problem: Problem, schedule: Schedule) -> Tuner:
 
 def tunable(problem: Problem, point: Point) -> dict[str, Domain]:
     """The searched knobs that act on the loss and that their conditions switch on: those of
-    regularizers, and the weights of a task's auxiliary losses."""
+    regularizers that have a place in the model, and the weights of a task's auxiliary losses."""
     scalars = {name: value for name, value in point.items() if not isinstance(value, tuple)}
     used = {knob for record in problem.regularizers.values() for knob in record.knobs}
     if hasattr(problem.target, "auxiliary_losses"):
@@ -38,7 +38,7 @@ def tunable(problem: Problem, point: Point) -> dict[str, Domain]:
     return {
         name: domain
         for name, domain in problem.space.items()
-        if name in used and (not domain.when or holds(domain, scalars))
+        if name in used and name not in problem.idle and (not domain.when or holds(domain, scalars))
     }
 
 
@@ -87,7 +87,10 @@ def check(problem: Problem) -> None:
     if not tunable(problem, problem.space.start):
         raise HpoError(
             f"sampler {spec.sampler} can tune none of {', '.join(problem.space)} within a run",
-            hint="it tunes what regularizers use (hpo list regularizers); for other knobs use"
+            hint="dropout and activation noise act where a model has nn.Dropout layers, and this"
+            " one has none"
+            if problem.idle & {*problem.space}
+            else "it tunes what regularizers use (hpo list regularizers); for other knobs use"
             " sampler tpe",
             code="refused",
             path=("space",),

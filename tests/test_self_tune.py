@@ -380,7 +380,8 @@ def test_knobs_rest_when_the_learning_rate_has_decayed() -> None:
 
 def test_a_knob_of_decay_takes_the_place_of_the_optimizers_own() -> None:
     model, optimizer, tuner = parts(Lstm, ["weight_decay"])
-    assert optimizer.param_groups[0]["weight_decay"] == 0.0
+    during: list[float] = []
+    optimizer.register_step_pre_hook(lambda o, *_: during.append(o.param_groups[0]["weight_decay"]))
     weights = [p.detach().clone() for p in model.parameters()]
     [(inputs, targets)] = train_batches(1)
     inputs, targets = tuner.batch(inputs, targets)
@@ -388,13 +389,17 @@ def test_a_knob_of_decay_takes_the_place_of_the_optimizers_own() -> None:
     for p in model.parameters():
         p.grad = torch.zeros_like(p)
     optimizer.step()
+    assert during == [0.0]
     shrink = 1 - 0.005 * float(tuner._strengths["weight_decay"])
     assert shrink < 1
     for before, after in zip(weights, model.parameters(), strict=True):
         torch.testing.assert_close(after.detach(), before * shrink if before.ndim > 1 else before)
     tuner.close()
     assert optimizer.param_groups[0]["weight_decay"] == 0.01
-    assert not optimizer._optimizer_step_pre_hooks
+    optimizer.step()
+    assert during == [0.0, 0.01]
+    assert len(optimizer._optimizer_step_pre_hooks) == 1  # the one of this test
+    assert not optimizer._optimizer_step_post_hooks
 
 
 # -- knobs of other kinds, losses of other shapes -------------------------------------------------

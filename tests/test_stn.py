@@ -60,6 +60,7 @@ def begun(method: SelfTuning, *names: str, task: Any = None, training: Training 
     task = task or toy_tasks.Blobs()
     setting = Setting(task, toy_tasks.regularizers(*names), method, training, 0, device)
     run = Run(setting, GlobalStreams(0, device))
+    torch.manual_seed(0)  # outside of the run's streams, dropout of the model itself draws here
     run.begin()
     return run
 
@@ -352,7 +353,7 @@ def test_a_step_is_no_longer_than_the_response_can_be_trusted() -> None:
 
 @given(st.floats(-50, 50), st.floats(-50, 50))
 def test_the_scale_stays_between_its_caps(first: float, second: float) -> None:
-    options = SelfTuningOptions(rate=1.0, least_scale=0.2, most_scale=0.8)
+    options = SelfTuningOptions(rate=1.0, scale=0.5, least_scale=0.2, most_scale=0.8)
     descent = Descent(torch.zeros(1), torch.tensor([False]), 100, options)
     for slope in (first, second) * 10:
         descent.step(torch.zeros(1), torch.tensor([slope]))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from hpo.bilevel.freeknobs import Column
+from hpo.bilevel.options import SelfTuningOptions
 from hpo.bilevel.significance import SURE
 from hpo.wording import knob, number, plural
 from search_spaces.domains import Choice, Float
@@ -96,6 +97,35 @@ def of_rows(strengths: int, rows: int) -> Alarm:
         f" these rows only; {_ROWS * strengths} rows or fewer knobs would be safer"
     )
     return Alarm("rows", text, few, few)
+
+
+def of_pace(options: SelfTuningOptions, steps: int) -> Alarm:
+    """A run of so many training steps that ends before the knobs have moved once."""
+    still = not options.moves(steps)
+    text = (
+        f"the knobs stay at their start: of {plural(steps, 'training step')} none moves them"
+        f" (every {options.pace(steps)}, warmup {options.warmup:g}, settle {options.settle:g});"
+        " train longer, or lower every"
+    )
+    return Alarm("pace", text, still, still)
+
+
+def of_refusals(refused: int, tried: int) -> Alarm:
+    """Steps of the knobs that were not taken."""
+    text = (
+        f"{refused} of {plural(tried, 'step')} of the knobs left out: the validation loss, or its"
+        " gradient, was not a finite number; look for such numbers in the validation batches"
+    )
+    return Alarm("refused", text, refused > 0, refused > 0)
+
+
+def of_unlearned(refused: int) -> Alarm:
+    """Steps of the response that were not taken."""
+    text = (
+        f"{plural(refused, 'training step')} taught the response nothing: the gradient was not a"
+        " finite number; look for such numbers in the training batches, or lower the learning rate"
+    )
+    return Alarm("unlearned", text, refused > 0, refused > 0)
 
 
 def _ends(at: Standing) -> list[Alarm]:

@@ -33,7 +33,6 @@ class Descent:
         if rate is None:
             rate = min(_MOST_RATE, options.path / max(1, steps))
         self._optimizer = torch.optim.Adam([self.center, self.latent], lr=rate, betas=(0.9, 0.99))
-        self._good = (self.center.clone(), self.latent.clone())
 
     @property
     def scale(self) -> Tensor:
@@ -41,24 +40,21 @@ class Descent:
         return torch.nn.functional.softplus(self.latent) * self._moving
 
     def step(self, grad_center: Tensor, grad_scale: Tensor) -> bool:
-        """One step downhill; False, and back to where the last good step led, if a gradient is not
-        finite. `grad_scale` is taken in the scale itself; its entropy is added here."""
+        """One step downhill; False, and nothing changed, if a gradient is not finite. `grad_scale`
+        is taken in the scale itself; its entropy is added here."""
         options = self._options
         if not bool(torch.isfinite(grad_center).all() & torch.isfinite(grad_scale).all()):
-            self.center.copy_(self._good[0])
-            self.latent.copy_(self._good[1])
-            self._optimizer.state.clear()
             return False
         scale = torch.nn.functional.softplus(self.latent)
-        self._good = (self.center.clone(), self.latent.clone())
+        before = self.center.clone()
         self.center.grad = grad_center
         with_entropy = grad_scale - options.entropy / scale
         learned = self._moving if options.learn_scale else torch.zeros_like(self._moving)
         self.latent.grad = with_entropy * self.latent.sigmoid() * learned
         self._optimizer.step()
         reach = options.trust * torch.where(self._moving > 0, scale, torch.ones_like(scale))
-        moved = (self.center - self._good[0]).clamp(-reach, reach)
-        self.center.copy_((self._good[0] + moved).clamp(-self._limit, self._limit))
+        moved = (self.center - before).clamp(-reach, reach)
+        self.center.copy_((before + moved).clamp(-self._limit, self._limit))
         self.latent.clamp_(_latent(options.least_scale), _latent(options.most_scale))
         return True
 
@@ -76,7 +72,6 @@ class Descent:
         return {
             "center": self.center,
             "latent": self.latent,
-            "good": list(self._good),
             "optimizer": self._optimizer.state_dict(),
         }
 
@@ -84,8 +79,6 @@ class Descent:
         """Goes on from a saved state."""
         self.center.copy_(state["center"])
         self.latent.copy_(state["latent"])
-        center, latent = state["good"]
-        self._good = (center.to(self.center), latent.to(self.latent))
         self._optimizer.load_state_dict(state["optimizer"])
 
 

@@ -13,7 +13,7 @@ from hpo.bilevel import alarms
 from hpo.bilevel.audit import Audit
 from hpo.bilevel.freeknobs import FreeKnobs
 from hpo.bilevel.options import SelfTuningOptions
-from hpo.bilevel.significance import LEAST, SURE, certainty
+from hpo.bilevel.significance import LEAST, certainty
 from search_spaces.domains import Choice
 
 WINDOW = 100  # steps of the knobs by which the certainty of a direction is told
@@ -28,17 +28,22 @@ TIMED = frozenset({"stn/overhead", "stn/hyper_share"})
 class Diagnostics:
     """What a self-tuning run says about itself, as metrics and in plain words.
 
-    Of `free` the names and ranges are read, of `options` the bounds of the perturbation. `rows`:
-    how many validation rows there are, 0 if unknown. `steps` of the knobs were taken.
+    Of `free` the names and ranges are read, of `options` the bounds of the perturbation and the
+    pace. `rows`: how many validation rows there are, `training_steps`: how many steps the run has;
+    0 if unknown. `steps` of the knobs were taken, `refused` were not.
     """
 
-    def __init__(self, free: FreeKnobs, options: SelfTuningOptions, rows: int = 0) -> None:
+    def __init__(
+        self, free: FreeKnobs, options: SelfTuningOptions, rows: int = 0, training_steps: int = 0
+    ) -> None:
         self._free, self._options, self._rows = free, options, rows
+        self._training_steps = training_steps
         self._names = [column.name for column in free.columns]
         device = free.shared.device
         self._gradients = torch.zeros(WINDOW, len(free), device=device)
         self._row_variance = torch.zeros(len(free), device=device)
-        self.steps = 0
+        self.steps = self.refused = 0
+        self._unlearned = 0  # steps of the response that were not taken
         self._center: Tensor | None = None
         self._start: Tensor | None = None
         self._scale = torch.zeros(len(free), device=device)
@@ -67,6 +72,19 @@ class Diagnostics:
             self._start = center.detach().clone()
         self._center, self._scale = center.detach().clone(), scale.detach().clone()
         self.steps += 1
+
+    @property
+    def tried(self) -> int:
+        """Steps of the knobs that were taken or refused."""
+        return self.steps + self.refused
+
+    def refuse(self) -> None:
+        """A step of the knobs was not taken, because its gradient was not finite."""
+        self.refused += 1
+
+    def unlearn(self) -> None:
+        """A step of the response was not taken, for the same reason."""
+        self._unlearned += 1
 
     def gain(self, differences: Tensor) -> None:
         """The loss of each example (rows,) with the response off minus that with it on."""
@@ -108,9 +126,12 @@ class Diagnostics:
         perturbation, and the mean value under it. entropy: of all perturbations together.
         gap_train_val, gap_val_holdout: how much lower the loss is on the first split. overhead: by
         which share a step is slower; hyper_share: of the time, spent on the knobs. audit_*: of the
-        last audit.
+        last audit. refused, unlearned: steps of the knobs and of the response that were not taken,
+        where there are any.
         """
         found = self._cost | self._audit
+        missed = {"stn/refused": float(self.refused), "stn/unlearned": float(self._unlearned)}
+        found |= {name: count for name, count in missed.items() if count}
         if self._gains:
             gain, t = self._response()
             found["stn/gain"] = gain
@@ -146,11 +167,6 @@ class Diagnostics:
         """The mean gradient (columns,) of the last steps of the knobs: what an audit tests."""
         return self._window().mean(0)
 
-    def moving(self) -> dict[str, bool]:
-        """Of each strength whether its gradient has a direction, by the last steps of the knobs."""
-        sure = (certainty(self._window()) > SURE).tolist()
-        return dict(zip(self._names, sure, strict=True))
-
     def warnings(self) -> list[str]:
         """What is wrong, in plain words: each when it begins, again only after it had ended."""
         holding, told = [], []
@@ -164,7 +180,13 @@ class Diagnostics:
         return told
 
     def _alarms(self) -> list[alarms.Alarm]:
-        found = [alarms.of_rows(len(self._names), self._rows)]
+        found = [
+            alarms.of_rows(len(self._names), self._rows),
+            alarms.of_refusals(self.refused, self.tried),
+            alarms.of_unlearned(self._unlearned),
+        ]
+        if self._training_steps:
+            found.append(alarms.of_pace(self._options, self._training_steps))
         if self._gains:
             found.append(alarms.of_response(*self._response(), len(self._gains)))
         pairs = [(v, h) for _, v, h in self._gaps if math.isfinite(h)]
@@ -239,6 +261,8 @@ class Diagnostics:
             "gradients": self._gradients,
             "row_variance": self._row_variance,
             "steps": self.steps,
+            "refused": self.refused,
+            "unlearned": self._unlearned,
             "center": self._center,
             "start": self._start,
             "scale": self._scale,
@@ -253,7 +277,8 @@ class Diagnostics:
         """Goes on from a saved state."""
         self._gradients.copy_(state["gradients"])
         self._row_variance.copy_(state["row_variance"])
-        self.steps = int(state["steps"])
+        self.steps, self.refused = int(state["steps"]), int(state["refused"])
+        self._unlearned = int(state["unlearned"])
         like = self._gradients.device
         self._center, self._start = (
             None if state[key] is None else state[key].to(like).clone()

@@ -16,12 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpo.bilevel.sites import Site, main_output, with_main_output
+from hpo.bilevel.response import by_entry, layout_of
+from hpo.bilevel.sites import CONVOLUTIONS, TRANSPOSED, Site, main_output, with_main_output
 from search_spaces.errors import HpoError
 
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
-_KINDS = (nn.Linear, nn.Embedding, *_CONVOLUTIONS)
+_KINDS = (nn.Linear, nn.Embedding, *CONVOLUTIONS)
 
 
 class SecondWeights(nn.Module):
@@ -92,7 +91,7 @@ class SecondWeights(nn.Module):
         if isinstance(self.layer, nn.Embedding):
             return scales
         ones = [1] * (weight.ndim - 2)
-        if not isinstance(self.layer, _TRANSPOSED):
+        if not isinstance(self.layer, TRANSPOSED):
             return scales.view(-1, 1, *ones)
         # A transposed convolution has its inputs first; those of one group share its outputs.
         groups = scales.view(self.layer.groups, -1)
@@ -252,7 +251,7 @@ def _another(module: nn.Module) -> nn.Module:
         )
     names = ["in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation"]
     names += ["groups", "padding_mode"]
-    if isinstance(module, _TRANSPOSED):
+    if isinstance(module, TRANSPOSED):
         names.append("output_padding")
     options = {name: getattr(module, name) for name in names}
     return type(module)(**options, bias=False)
@@ -264,20 +263,8 @@ def _by_example(numbers: Tensor, output: Tensor, site: Site) -> Tensor:
     rows, numbers = len(numbers), numbers.to(output.dtype)
     shape = [1] * output.ndim
     shape[site.channel] = site.width
-    if rows == 1:
-        return numbers.reshape(shape)
-    if output.shape[0] == rows:
-        shape[0] = rows
-    elif output.ndim >= 3 and output.shape[1] == rows and site.channel == -1:
-        shape[1] = rows
-    elif output.shape[0] % rows == 0:  # examples with several entries each, laid out flat
-        shape[0] = output.shape[0]
-        numbers = numbers.repeat_interleave(output.shape[0] // rows, dim=0)
-    else:
-        raise HpoError(
-            f"layer {site.name or 'of the model'} gives shape {tuple(output.shape)} for a batch"
-            f" of {rows} examples",
-            hint="the first dimension (or the second, in sequences) must count the examples",
-            code="bad-batch",
-        )
-    return numbers.reshape(shape)
+    layout = None if rows == 1 else layout_of(site, output, rows)
+    if layout is None:  # one row for all, or a call that has nothing to do with the examples
+        return numbers.mean(0).reshape(shape)
+    shape[layout.dim] = output.shape[layout.dim]
+    return by_entry(numbers, shape[layout.dim], layout.interleaved).reshape(shape)

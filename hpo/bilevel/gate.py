@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from hpo.bilevel.unsuited import once_differentiable
 
 
 class Gate(nn.Module):
@@ -52,18 +53,6 @@ class Gate(nn.Module):
         else:
             answered = _GainsAndDirections.apply(inputs, output, delta, *parameters)  # type: ignore[no-untyped-call]
         return answered
-
-    def effective(self, weight: Tensor, bias: Tensor | None, delta: Tensor, rows: int) -> Any:
-        """Weight and bias of the layer answered at one `delta` (columns,); `rows` is the dimension
-        of the weight that counts output units."""
-        gains = 1 + delta @ self.gains
-        shape = [1] * weight.ndim
-        shape[rows] = -1
-        columns = len(delta)
-        answered = weight * gains.view(shape)
-        if self.read is not None:
-            answered = answered + (delta[:, None] * self.moves[columns:]).t() @ self.read
-        return answered, None if bias is None else bias * gains + delta @ self.moves[:columns]
 
 
 def _gains(output: Tensor, delta: Tensor, gains: Tensor, channel: int) -> Tensor:

@@ -4,6 +4,7 @@ weights, and what that does to the validation loss (T1-T2, Luketina et al., ICML
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,10 +30,21 @@ def slope(
     """
     total = 0.0
     for sign in (1, -1):
-        moved = {name: weight.detach().clone() for name, weight in weights.items()}
         beside = center.clone()
         beside[column] += sign * _NEAR
-        step(moved, beside, rate)
-        products = [(moved[name] * grad).sum() for name, grad in grads.items()]
-        total += sign * float(torch.stack(products).sum())
+        total += sign * change(step, weights, grads, beside, rate)
     return total / (2 * _NEAR * rate)
+
+
+def change(
+    step: Callable[..., None],
+    weights: Mapping[str, Tensor],
+    grads: Mapping[str, Tensor],
+    *given: Any,
+) -> float:
+    """By how much the validation loss changes, to first order, where `step` is taken from these
+    weights with what is given."""
+    moved = {name: weight.detach().clone() for name, weight in weights.items()}
+    step(moved, *given)
+    products = [((moved[name] - weights[name].detach()) * g).sum() for name, g in grads.items()]
+    return float(torch.stack(products).sum())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from search_spaces.errors import HpoError
+
 _OFTEN, _SELDOM, _STEPS_OF_KNOBS = 2, 10, 150
 
 
@@ -53,6 +55,46 @@ class SelfTuningOptions:
     restarts: int = _number(0, at_least=0)
     audit: int = _number(0, at_least=0)
 
+    def __post_init__(self) -> None:
+        if self.warmup + self.settle >= 1:
+            raise _at_odds(
+                f"warmup {self.warmup:g} and settle {self.settle:g} leave no share of the steps in"
+                " which a knob could move",
+                "together they must be below 1",
+                "warmup",
+            )
+        if self.response == "gains":  # the published forms do not bound their perturbation
+            self._check_scales()
+
+    def _check_scales(self) -> None:
+        least, most = self.least_scale, self.most_scale
+        if least > most:
+            raise _at_odds(
+                f"least_scale {least:g} is above most_scale {most:g}",
+                "least_scale must be at most most_scale",
+                "least_scale",
+            )
+        if not least <= self.scale <= most:
+            end, bound = ("least_scale", least) if self.scale < least else ("most_scale", most)
+            raise _at_odds(
+                f"scale {self.scale:g} is {'below' if end == 'least_scale' else 'above'} {end}"
+                f" {bound:g}",
+                f"set scale to a number from {least:g} (least_scale) to {most:g} (most_scale)",
+                "scale",
+            )
+
     def pace(self, steps: int) -> int:
         """Training steps for each step of the knobs, in a run of so many steps."""
         return self.every or min(_SELDOM, max(_OFTEN, steps // _STEPS_OF_KNOBS))
+
+    def moves(self, steps: int) -> bool:
+        """Whether any step of the knobs falls into a run of so many steps."""
+        every = self.pace(steps)
+        return any(
+            step / steps >= self.warmup and (step - 1) / steps < 1 - self.settle
+            for step in range(every, steps + 1, every)
+        )
+
+
+def _at_odds(message: str, hint: str, key: str) -> HpoError:
+    return HpoError(message, hint=hint, code="bad-option", path=(key,))

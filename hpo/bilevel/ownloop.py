@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -11,7 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
+from hpo.bilevel.alike import optimizer_like, parameters_of
+from hpo.bilevel.ownsteps import Steps
 from objectives.training.evaluation import checked_loss
 from objectives.training.randomness import GlobalStreams, derived_seed, packed, unpacked
 from objectives.training.regularization import Regularization
@@ -39,7 +40,20 @@ class OwnTask:
     name: str = "self_tune"
 
     def __post_init__(self) -> None:
-        self.each = self.each and "reduction" in _parameters(self.loss_of)
+        self.each = self.each and "reduction" in parameters_of(self.loss_of)
+
+    def rows(self) -> int | None:
+        """How many validation examples there are, 0 if nobody can know; None: they can be counted
+        by reading them."""
+        given = self.validation
+        if not isinstance(given, Iterable):
+            return 0
+        if isinstance(given, DataLoader):
+            try:
+                return min(len(given.dataset), len(given.sampler))  # type: ignore[arg-type]
+            except TypeError:  # a data set of the kind that is only read
+                return None
+        return None
 
     def batches(self, split: str, rng: torch.Generator) -> Iterator[Any]:
         """One pass over the validation data; a callable gives one batch, or a pass, at a time."""
@@ -76,10 +90,16 @@ class Pace:
     peak: float = 0.0
 
     def rate_factor(self, progress: float) -> float:
-        """The present learning rate as a share of its peak so far."""
-        rate = float(self.optimizer.param_groups[0]["lr"])
+        """The present learning rate as a share of its peak so far; of several groups the highest
+        counts."""
+        rate = max(float(group["lr"]) for group in self.optimizer.param_groups)
         self.peak = max(self.peak, rate)
         return rate / self.peak if self.peak > 0 else 1.0
+
+    def highest(self) -> float:
+        """The peak, the present rate included."""
+        self.rate_factor(0.0)
+        return self.peak
 
 
 class OwnLoop:
@@ -88,6 +108,8 @@ class OwnLoop:
     Validation batches are drawn from random streams of their own, so that the loop's are left as
     they would be without it.
     """
+
+    skips_steps = False  # a step that the loop leaves out is none of the gates
 
     def __init__(
         self,
@@ -100,13 +122,11 @@ class OwnLoop:
         self.model, self.optimizer, self.task = model, optimizer, task
         self.training = Pace(steps, optimizer)
         self.seed, self.step = seed, 0
-        stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        self.parameters = {
-            name: p for name, p in model.named_parameters() if p.requires_grad and id(p) in stepped
-        }
+        self.notes: list[str] = []
+        self._find_parameters()
         if not self.parameters:
             raise HpoError(
-                "the optimizer steps none of the model's parameters",
+                "the optimizer steps none of the model's parameters, or complex ones only",
                 hint="build it from model.parameters(), after the model is on its device",
                 code="bad-optimizer",
             )
@@ -117,8 +137,13 @@ class OwnLoop:
         self.cost = {"gradients": 0.0, "examples": 0.0}
         stream_seed = derived_seed(seed, "validation")
         self._stream = Stream(task, "validation", stream_seed, self.device, self.streams)  # type: ignore[arg-type]
-        self._recent: deque[Batch] = deque(maxlen=2)  # as the loop's own data gave them
+        self.batch: Batch  # the last of the loop's own; there is none before the first
+        self._held: Batch | None = None  # drawn, and to be drawn once more
         self._undo: list[Callable[[], None]] = []
+        self._paused: list[tuple[dict[str, Any], Any]] = []  # groups with their own decay
+        self._precision: torch.dtype | None = None  # of autocast in the loop
+        self._decays = False
+        self.steps = Steps(lambda: self.parameters.values())
         self.regularization: Regularization
 
     def regularize(self, regularizers: Mapping[str, Regularizer], point: Mapping[str, Any]) -> None:
@@ -127,8 +152,11 @@ class OwnLoop:
         task: Any = self.task
         self.regularization = Regularization(task, self.model, regularizers, point, self.noise)
         self._undo += self.regularization.attach()
-        if any(r.optimizer is not None for r in regularizers.values()):
-            self._undo += [_without_decay(group) for group in self.optimizer.param_groups]
+        self._decays = any(r.optimizer is not None for r in regularizers.values())
+        if self._decays:
+            pause = self.optimizer.register_step_pre_hook(lambda *_: self._pause_decay())
+            resume = self.optimizer.register_step_post_hook(lambda *_: self._resume_decay())
+            self._undo += [self._resume_decay, pause.remove, resume.remove]
 
     def keep(self, undo: Callable[[], None]) -> None:
         """Registers what `close` must call."""
@@ -139,32 +167,75 @@ class OwnLoop:
         while self._undo:
             self._undo.pop()()
 
+    @property
+    def clipped(self) -> float | Tensor:
+        """How much smaller the loop made its gradients before the optimizer stepped; at most 1."""
+        return self.steps.clipped
+
+    def validation_rows(self) -> int | None:
+        """How many validation examples there are, as `OwnTask.rows` says."""
+        return self.task.rows()
+
+    def notice_autocast(self) -> None:
+        """Takes note of whether the loop runs the model under autocast."""
+        kind = self.device.type
+        within = torch.is_autocast_enabled(kind)
+        self._precision = torch.get_autocast_dtype(kind) if within else None
+
+    def autocast(self) -> torch.autocast:
+        """The autocast that the loop last ran the model under; to be entered by passes beside."""
+        precision = self._precision
+        return torch.autocast(self.device.type, dtype=precision, enabled=precision is not None)
+
+    def decay(self, knobs: Mapping[str, Any]) -> None:
+        """Shrinks the weights before the optimizer's step, each at the rate of its group."""
+        groups = self.optimizer.param_groups
+        if sum(len(group["params"]) for group in groups) != self._stepped:
+            self._find_parameters()
+        if not self._decays:
+            return
+        rates = [float(group["lr"]) for group in groups]
+        if len(set(rates)) == 1:
+            self.regularization.before_step(self.parameters, knobs, rates[0])
+            return
+        for group, rate in zip(groups, rates, strict=True):
+            own = {id(parameter) for parameter in group["params"]}
+            parameters = {n: p for n, p in self.parameters.items() if id(p) in own}
+            self.regularization.before_step(parameters, knobs, rate)
+
     def saw(self, batch: Batch) -> None:
         """Takes note of a training batch."""
-        self._recent.append(batch)
+        self.batch = batch
 
     def next_batch(self, split: str = "validation") -> Batch:
-        """The next validation batch, on the model's device; of the training batches, which are the
-        loop's own, the one before the last."""
-        if split == "train":
-            return self._recent[0]
+        """The next validation batch, on the model's device; the training batches are the loop's."""
+        assert split == "validation"
+        held, self._held = self._held, None
+        if held is not None:
+            return held
         with self.streams.active():
             return self._stream.next()
+
+    def first_batch(self) -> Batch:
+        """The next validation batch, which `next_batch` then gives once more."""
+        self._held = self.next_batch()
+        return self._held
 
     def regularized_loss(
         self, batch: Batch, knobs: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
         """The mean loss of a batch under the regularizers, and the penalty that goes with it."""
         losses, _ = self.regularization.loss(self.model, batch, knobs)
-        return losses.mean(), self.regularization.penalty(self.effective(), knobs)
+        return losses.mean(), self.penalty(knobs)
 
-    def mean(
-        self, losses: Tensor, rows: int, knobs: Mapping[str, Any]
-    ) -> tuple[Tensor, Tensor | None]:
-        """The mean of what the loss of a batch gave, and the penalty that goes with it."""
+    def mean(self, losses: Tensor, rows: int, knobs: Mapping[str, Any]) -> Tensor:
+        """The mean of what the loss of a batch gave."""
         losses = checked_loss(losses, rows, self.task)
-        mean = self.regularization.losses(losses, rows, knobs).mean()
-        return mean, self.regularization.penalty(self.effective(), knobs)
+        return self.regularization.losses(losses, rows, knobs).mean()
+
+    def penalty(self, knobs: Mapping[str, Any]) -> Tensor | None:
+        """What the knobs add to the loss of a batch."""
+        return self.regularization.penalty(self.effective(), knobs)
 
     def spend(self, gradients: float = 0.0, examples: float = 0.0, **other: float) -> None:
         """Counts work."""
@@ -172,17 +243,10 @@ class OwnLoop:
             self.cost[name] = self.cost.get(name, 0.0) + amount
 
     def optimizer_like(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        """An optimizer as the loop's own for other parameters, without decay of weights; Adam for
-        kinds that cannot be built from their defaults."""
-        kind, group = type(self.optimizer), self.optimizer.param_groups[0]
-        known = _parameters(kind.__init__)
-        options = {n: group[n] for n in self.optimizer.defaults if n in known and n in group}
-        if "weight_decay" in options:
-            options["weight_decay"] = 0.0
-        try:
-            return kind(parameters, **options)
-        except (TypeError, ValueError):
-            return torch.optim.Adam(parameters, lr=float(group["lr"]))
+        """An optimizer as the loop's own for other parameters, without decay of weights."""
+        found, note = optimizer_like(self.optimizer, parameters, self.training.highest)
+        self.notes += [] if note is None else [note]
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Position and draws, as tensors and plain data."""
@@ -202,25 +266,32 @@ class OwnLoop:
         self.step, self.training.peak = state["step"], state["peak"]
         self.cost = dict(state["cost"])
         self.noise.set_state(state["noise"])
+        self._held = None
         with self.streams.active():
             self._stream.load_state_dict(state["validation"])
             self.streams.rewind(unpacked(state["streams"]))
 
+    # -- within -----------------------------------------------------------------------------------
 
-def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    try:
-        return inspect.signature(function).parameters
-    except (TypeError, ValueError):  # some built-in functions do not say
-        return {}
+    def _find_parameters(self) -> None:
+        """The parameters of the model that the optimizer steps, by name, but for complex ones."""
+        given = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self._stepped, stepped = len(given), {id(p) for p in given}
+        named = self.model.named_parameters()
+        found = {name: p for name, p in named if p.requires_grad and id(p) in stepped}
+        self.parameters = {name: p for name, p in found.items() if not p.is_complex()}
+        for name in found.keys() - self.parameters.keys():
+            note = f"{name} is complex: no decay and no penalty of a knob reaches it"
+            self.notes += [] if note in self.notes else [note]
 
+    def _pause_decay(self) -> None:
+        self._resume_decay()  # of a step that has failed
+        for group in self.optimizer.param_groups:
+            if group.get("weight_decay"):
+                self._paused.append((group, group["weight_decay"]))
+                group["weight_decay"] = 0.0
 
-def _without_decay(group: dict[str, Any]) -> Callable[[], None]:
-    decay = group.get("weight_decay")
-    if not decay:
-        return lambda: None
-    group["weight_decay"] = 0.0
-
-    def restore() -> None:
-        group["weight_decay"] = decay
-
-    return restore
+    def _resume_decay(self) -> None:
+        while self._paused:
+            group, own = self._paused.pop()
+            group["weight_decay"] = own

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hpo.bilevel.freeknobs import FreeKnobs
+from objectives.training.perturbed import rounded
 from search_spaces.domains import Choice, Int
 
 
@@ -15,7 +17,8 @@ def antithetic(rows: int, columns: int, rng: torch.Generator, like: Tensor) -> T
     """Standard normal draws (rows, columns); the second half of the rows is minus the first.
 
     What is linear in the draws thus cancels in a mean over the rows: the base weights of a
-    perturbed batch see no first-order bias. An odd last row has a draw of its own.
+    perturbed batch see no first-order bias. Where the number of rows is odd, the middle one has no
+    opposite, and its draw remains in the mean.
     """
     half = (rows + 1) // 2
     draws = torch.randn(half, columns, generator=rng, device=rng.device, dtype=like.dtype)
@@ -27,7 +30,6 @@ class Perturbation:
 
     def __init__(self, free: FreeKnobs, rng: torch.Generator) -> None:
         self._free, self._rng = free, rng
-        self._sign = 1.0
         self._shared_draw: Tensor | None = None
 
     def draw(self, center: Tensor, scale: Tensor, rows: int) -> tuple[Tensor, dict[str, Any]]:
@@ -72,9 +74,8 @@ class Perturbation:
         if self._free.is_shared(name):
             values = values[0]
         if isinstance(domain, Int):
-            # Up with the probability of what is left over: the mean is right.
             noise = torch.rand(values.shape, generator=self._rng, device=self._rng.device)
-            values = (values.clamp(domain.low, domain.high) + noise.to(values) - 0.5).round()
+            values = rounded(values, noise.to(values), domain.low, domain.high)
         return values
 
     def _options(self, name: str, chances: Tensor, rows: int) -> tuple[Tensor, Any]:
@@ -87,7 +88,7 @@ class Perturbation:
         delta = torch.nn.functional.one_hot(picked, len(domain.options)).to(chances) - chances
         if shared:
             return delta.expand(rows, -1), domain.options[int(picked[0])]
-        return delta, torch.tensor(domain.options, dtype=chances.dtype)[picked].to(chances)
+        return delta, chosen(domain.options, picked, chances)
 
     def state_dict(self) -> dict[str, Any]:
         """What decides the next draws."""
@@ -97,6 +98,12 @@ class Perturbation:
         """Goes on from a saved state."""
         self._rng.set_state(state["rng"])
         self._shared_draw = state["shared"]
+
+
+def chosen(options: Sequence[Any], picked: Tensor, like: Tensor) -> Tensor:
+    """The numbers among `options` at the places `picked` (rows,), as `like` holds its own."""
+    # Built beside the places: a tensor is not indexed by places on another device.
+    return torch.tensor(options, dtype=like.dtype, device=picked.device)[picked].to(like)
 
 
 def chained(grads: Tensor, center: Tensor, free: FreeKnobs, entropy: float) -> Tensor:

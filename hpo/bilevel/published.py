@@ -21,7 +21,12 @@ from hpo.bilevel.options import SelfTuningOptions
 from hpo.bilevel.published_forms import FORMS, PublishedForm, as_published, require_tunable
 from hpo.bilevel.sites import sites_of
 from objectives.training.evaluation import checked_loss, evaluating
-from objectives.training.optimizers import build_optimizer, set_rate
+from objectives.training.optimizers import (
+    build_optimizer,
+    highest_rate,
+    scale_gradients,
+    set_rate,
+)
 from objectives.training.randomness import derived_seed
 from search_spaces.domains import Domain, Int, Point
 from search_spaces.regularizer import Batch, Regularizer, Scope, scopes_of
@@ -112,7 +117,9 @@ class Published:
         if not (self._resting and self._form.two_passes):
             if self._form.two_passes:
                 self._differentiate_response(run)
-            set_rate(self._learner, run.optimizer.param_groups[0]["lr"] * options.response_rate)
+            else:  # its gradients are of the pass whose gradients were clipped
+                scale_gradients(self.response.parameters(), run.clipped)
+            set_rate(self._learner, highest_rate(run.optimizer) * options.response_rate)
             self._learner.step()
             self._learner.zero_grad()
         due = progress >= options.warmup and run.step % options.pace(run.training.steps) == 0

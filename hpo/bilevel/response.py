@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 from hpo.bilevel.effective import answered_parameters
 from hpo.bilevel.gate import Gate
 from hpo.bilevel.sites import Layout, Site, main_output, with_main_output
-from hpo.bilevel.unsuited import forget_compiled
+from hpo.bilevel.unsuited import forget_compiled, without_gradients
 from search_spaces.errors import HpoError
 
 
@@ -45,22 +45,23 @@ class Response:
         for site, gate in zip(sites, self.gates, strict=True):
             if not site.shifts:
                 gate.moves.register_hook(_without_shifts(columns))  # type: ignore[no-untyped-call]
-        self.averages = [parameter.detach().clone() for parameter in self.parameters()]
+        self._parameters = [parameter for gate in self.gates for parameter in gate.parameters()]
+        self.averages = [parameter.detach().clone() for parameter in self._parameters]
 
     def parameters(self) -> list[nn.Parameter]:
         """What is learned, in a fixed order."""
-        return [parameter for gate in self.gates for parameter in gate.parameters()]
+        return list(self._parameters)
 
     def average(self, share: float) -> None:
         """Moves the running average of the gates by this share towards what they are now."""
-        now = [parameter.detach() for parameter in self.parameters()]
+        now = [parameter.detach() for parameter in self._parameters]
         torch._foreach_lerp_(self.averages, now, share)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """Within it the gates are their running average: what single steps added is smoothed away,
         and the knobs' gradient with it."""
-        parameters = self.parameters()
+        parameters = self._parameters
         present = [parameter.data for parameter in parameters]
         try:
             for parameter, average in zip(parameters, self.averages, strict=True):
@@ -94,7 +95,7 @@ class Response:
             if delta is None:
                 return None
             if delta.requires_grad and not torch.is_grad_enabled():
-                raise _without_gradients(site)
+                raise without_gradients(site.name)
             plain = inputs[0] if inputs else named.get("input")
             if not torch.is_autocast_enabled(delta.device.type):
                 return _answered_output(site, gate, plain, output, delta)
@@ -133,15 +134,6 @@ def _without_shifts(columns: int) -> Callable[[Tensor], Tensor]:
         return torch.cat([torch.zeros_like(grad[:columns]), grad[columns:]])
 
     return hook
-
-
-def _without_gradients(site: Site) -> HpoError:
-    return HpoError(
-        f"layer {site.name or 'of the model'} is run without gradients, so that the knobs get none",
-        hint="call torch.utils.checkpoint with use_reentrant=False; let layers that no_grad keeps"
-        " from learning have requires_grad False",
-        code="no-gradient",
-    )
 
 
 def _without_nesting(encoder: nn.TransformerEncoder) -> Callable[[], None]:
@@ -191,7 +183,7 @@ def _last_states(site: Site, gate: Gate, states: Any, delta: Tensor) -> Any:
     upper = state[-directions:]
     rows = upper.transpose(0, 1).reshape(state.shape[1], -1)
     # The layout of the output holds here too, but for the place of the dimension.
-    delta = _spread(delta, state.shape[1], site.layouts[0].interleaved)
+    delta = by_entry(delta, state.shape[1], site.layouts[0].interleaved)
     answered = gate(None, rows, delta, -1).view(state.shape[1], directions, -1).transpose(0, 1)
     state = torch.cat([state[:-directions], answered])
     return (state, *states[1:]) if isinstance(states, tuple) else state
@@ -201,19 +193,12 @@ def _answered(
     site: Site, gate: Gate, inputs: Tensor | None, output: Tensor, delta: Tensor
 ) -> Tensor:
     """The output of one call, whichever of its dimensions counts the examples."""
-    layout = _layout(site, output, len(delta))
-    if layout is None and site.plain_calls:
-        return output
+    layout = layout_of(site, output, len(delta))
     if layout is None:
-        raise HpoError(
-            f"layer {site.name or 'of the model'} gives shape {tuple(output.shape)} for a batch of"
-            f" {len(delta)} examples",
-            hint="the first dimension (or the second, in sequences) must count the examples",
-            code="bad-batch",
-        )
+        return output
     if inputs is not None:
         output = output.contiguous()
-    spread = _spread(delta, output.shape[layout.dim], layout.interleaved)
+    spread = by_entry(delta, output.shape[layout.dim], layout.interleaved)
     if layout.dim == 0:
         return gate(inputs, output, spread, site.channel)  # type: ignore[no-any-return]
     flat = None if inputs is None else inputs.flatten(0, 1)
@@ -222,8 +207,12 @@ def _answered(
     return answered.view(output.shape)
 
 
-def _layout(site: Site, output: Tensor, rows: int) -> Layout | None:
-    """The layout of one call among those that were seen; an exact number of rows goes first."""
+def layout_of(site: Site, output: Tensor, rows: int) -> Layout | None:
+    """The layout of one call among those that were seen; an exact number of rows goes first.
+
+    None for a call that has nothing to do with the examples; HpoError for a shape that does not fit
+    `rows` of them where there are no such calls.
+    """
     found = None
     for layout in site.layouts:
         if layout.dim == 1 and (output.ndim < 3 or site.channel != -1):
@@ -233,12 +222,19 @@ def _layout(site: Site, output: Tensor, rows: int) -> Layout | None:
             return layout
         if found is None and entries % rows == 0:
             found = layout
+    if found is None and not site.plain_calls:
+        raise HpoError(
+            f"layer {site.name or 'of the model'} gives shape {tuple(output.shape)} for a batch of"
+            f" {rows} examples",
+            hint="the first dimension (or the second, in sequences) must count the examples",
+            code="bad-batch",
+        )
     return found
 
 
-def _spread(delta: Tensor, entries: int, interleaved: bool) -> Tensor:
-    """delta for each of the entries, of which every example has the same number."""
-    each = entries // len(delta)
+def by_entry(numbers: Tensor, entries: int, interleaved: bool) -> Tensor:
+    """Numbers (rows, ...) for each of the entries, of which every example has the same number."""
+    each = entries // len(numbers)
     if each == 1:
-        return delta
-    return delta.repeat(each, 1) if interleaved else delta.repeat_interleave(each, dim=0)
+        return numbers
+    return numbers.repeat(each, 1) if interleaved else numbers.repeat_interleave(each, dim=0)

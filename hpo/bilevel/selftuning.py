@@ -7,6 +7,7 @@ MacKay, Vicol, Lorraine, Duvenaud and Grosse (ICLR 2019); centred as in Bae and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,18 @@ from torch import Tensor
 from hpo.bilevel import lookahead
 from hpo.bilevel.descent import Descent
 from hpo.bilevel.freeknobs import FreeKnobs
-from hpo.bilevel.observer import Observer
+from hpo.bilevel.observer import Observer, precision_of
 from hpo.bilevel.options import SelfTuningOptions
 from hpo.bilevel.perturbation import Perturbation, antithetic, chained
 from hpo.bilevel.response import Response
 from hpo.bilevel.sites import sites_of
 from objectives.training.evaluation import checked_loss, evaluating
-from objectives.training.optimizers import build_optimizer, set_rate
+from objectives.training.optimizers import (
+    build_optimizer,
+    highest_rate,
+    scale_gradients,
+    set_rate,
+)
 from objectives.training.randomness import derived_seed
 from search_spaces.domains import Choice, Domain, Point
 from search_spaces.regularizer import Regularizer, Scope, scopes_of
@@ -41,6 +47,8 @@ class SelfTuning:
     Every row of a training batch has knobs of its own, drawn around the centre, and the response
     learns what that does to the best weights. Every few steps a validation batch is seen through
     the response, and its gradient moves the centre. Knobs of `start` without a domain are held.
+    Of a loop of one's own it uses what there is of `clipped`, `skips_steps`, `autocast` (the
+    context of a training pass) and `optimizer_like`.
     """
 
     def __init__(
@@ -70,6 +78,8 @@ class SelfTuning:
         self.free = FreeKnobs(self._domains, self._scopes, like.device, precise)
         columns = self.free.columns
         self._stepped = [k for k, column in enumerate(columns) if column.knob in self._steps_only]
+        self._odds = [k for k in self._stepped if isinstance(columns[k].domain, Choice)]
+        self.answered = len(self._stepped) < len(columns)
         still = [c.knob in self._steps_only or isinstance(c.domain, Choice) for c in columns]
         self.every = options.pace(run.training.steps)
         steps = int(run.training.steps * max(0.0, 1 - options.warmup - options.settle))
@@ -84,6 +94,9 @@ class SelfTuning:
         if self._penalised:
             run.effective = lambda: self._effective(run)
         self.answers = _optimizer_like(run, self.response.parameters())
+        # Asking a GPU whether numbers are finite makes the host wait for it: for nothing, where a
+        # run ends anyway as soon as they are not.
+        self._wary = run.device.type == "cpu" or getattr(run, "skips_steps", True)
         self._rows = 0
         self._resting = False
         tunings, again = steps // self.every, options.restarts
@@ -103,25 +116,46 @@ class SelfTuning:
             return self._nominal()
         descent = self.descent
         delta, strengths = self.perturbation.draw(descent.center, descent.scale, rows)
+        if self._odds:
+            delta[:, self._odds] = 0.0
         self.response.delta = delta
         return {**self.held, **strengths}
 
     def after_step(self, run: Run, progress: float) -> None:
         """Steps the response, and, when it is time, the knobs."""
-        options = self.options
-        if self._resting or self._observer.aside is not None:
+        if self._observer.aside is not None:
             return
-        set_rate(self.answers, run.optimizer.param_groups[0]["lr"] * options.response_rate)
-        self.answers.step()
-        self.answers.zero_grad()
-        self.response.average(1 / max(1, options.average))
-        if progress >= options.warmup and run.step % self.every == 0:
-            self._observer.tune(run)
-            if self.diagnostics.steps in self._chances:
-                self._give_another_chance()
-        self.response.delta = None
+        if not self._resting:
+            try:
+                self._advance(run, progress)
+            finally:
+                self.response.delta = None
+        options = self.options
+        # Rates rise again where they restart: what has faded comes back, what has settled does not.
         faded = run.training.rate_factor(progress) < options.freeze
         self._resting = progress >= 1 - options.settle or (faded and progress > options.warmup)
+
+    def _advance(self, run: Run, progress: float) -> None:
+        due = progress >= self.options.warmup and run.step % self.every == 0
+        if due:
+            self._observer.look(run)
+        self._learn(run)
+        if due:
+            self._observer.tune(run)
+            if self.diagnostics.tried in self._chances:
+                self._give_another_chance()
+
+    def _learn(self, run: Run) -> None:
+        """A step of the response, with the gradients of the pass that the weights learned from:
+        clipped as theirs were, and none where they are not finite."""
+        grads = scale_gradients(self.response.parameters(), getattr(run, "clipped", 1.0))
+        if grads and self._wary and not _finite(grads):
+            self.diagnostics.unlearn()
+        else:
+            set_rate(self.answers, highest_rate(run.optimizer) * self.options.response_rate)
+            self.answers.step()
+            self.response.average(1 / max(1, self.options.average))
+        self.answers.zero_grad()
 
     @property
     def diagnostics(self) -> Diagnostics:
@@ -170,7 +204,7 @@ class SelfTuning:
             "perturbation": self.perturbation.state_dict(),
             "resting": self._resting,
             "rows": self._rows,
-            "diagnostics": self.diagnostics.state_dict(),
+            "observer": self._observer.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -183,7 +217,7 @@ class SelfTuning:
         self.answers.load_state_dict(state["answers"])
         self.perturbation.load_state_dict(state["perturbation"])
         self._resting, self._rows = state["resting"], state["rows"]
-        self.diagnostics.load_state_dict(state["diagnostics"])
+        self._observer.load_state_dict(state["observer"])
 
     # -- values ---------------------------------------------------------------------------------
 
@@ -209,31 +243,52 @@ class SelfTuning:
         self.response.delta = delta
         wanted = {n: p for n, p in run.parameters.items() if p.ndim >= 2} if self._stepped else {}
         with evaluating(run.model), self.response.averaged():
-            loss = checked_loss(run.task.loss(run.model, batch), rows, run.task).mean()
+            with precision_of(run):
+                loss = checked_loss(run.task.loss(run.model, batch), rows, run.task).mean()
             each, *grads = torch.autograd.grad(loss, [delta, *wanted.values()], allow_unused=True)
         run.spend(gradients=1, examples=rows)
-        self.response.delta = None
-        grad_center = chained(each.sum(0), self.descent.center, self.free, self.options.entropy)
+        by_delta = each.sum(0)
         if self._stepped:
             known = {n: g for n, g in zip(wanted, grads, strict=True) if g is not None}
             weights = {name: wanted[name] for name in known}
             for column in self._stepped:
-                grad_center[column] = self._slope(run, weights, known, column)
-        self.diagnostics.step(grad_center, each, self.descent.scale, self.descent.center)
+                by_delta[column] = self._ahead(run, weights, known, column) if known else 0.0
+        grad_center = chained(by_delta, self.descent.center, self.free, self.options.entropy)
+        center, scale = self.descent.center.clone(), self.descent.scale
         with torch.no_grad():
-            self.descent.step(grad_center, (each * draws).sum(0))
+            if self.descent.step(grad_center, (each * draws).sum(0)):
+                self.diagnostics.step(grad_center, each, scale, center)
+            else:
+                self.diagnostics.refuse()
 
-    def _slope(
+    def _ahead(
         self, run: Run, weights: Mapping[str, Tensor], grads: Mapping[str, Tensor], column: int
     ) -> float:
-        def step(moved: Mapping[str, Tensor], free: Tensor, rate: float) -> None:
-            knobs = {**self._nominal(), **self.free.values(free)}
-            run.regularization.before_step(moved, knobs, rate)
+        """What a knob that only the optimizer's step uses does to the validation loss there, at
+        unit learning rate: the slope in its free number, or the change with one of its options."""
+        center, at = self.descent.center, self.free.columns[column]
 
-        strength = float(self.free.flat_values(self.descent.center)[column])
+        def step(moved: Mapping[str, Tensor], knobs: Mapping[str, Any], rate: float) -> None:
+            run.regularization.before_step(moved, {**self._nominal(), **knobs}, rate)
+
+        if isinstance(at.domain, Choice):
+            numbers = [abs(o) for o in at.domain.options if isinstance(o, int | float)]
+            rate = 0.5 / max([1.0, *numbers])
+            option = at.domain.options[at.place or 0]
+            return lookahead.change(step, weights, grads, {at.knob: option}, rate) / rate
+
+        def step_at(moved: Mapping[str, Tensor], free: Tensor, rate: float) -> None:
+            step(moved, self.free.values(free), rate)
+
+        strength = float(self.free.flat_values(center)[column])
         # Half the step at which such hooks stop: beyond it there is nothing left to shrink.
         rate = 0.5 / max(1.0, abs(strength))
-        return lookahead.slope(step, weights, grads, self.descent.center, column, rate)
+        return lookahead.slope(step_at, weights, grads, center, column, rate)
+
+
+def _finite(grads: list[Tensor]) -> bool:
+    # One sum over all of them: asking each would cost several times as much.
+    return math.isfinite(torch._utils._flatten_dense_tensors(grads).sum().item())  # type: ignore[no-untyped-call]
 
 
 def _optimizer_like(run: Run, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:

@@ -1,8 +1,9 @@
-"""Dropout that no hook sees, because it is a function's argument and no layer."""
+"""What only running a model shows: dropout that is no layer, layers that run without gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,9 +11,37 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from hpo.bilevel.unsuited import eagerly
+from hpo.bilevel.unsuited import eagerly, without_gradients
+from search_spaces.errors import HpoError
 
 _FUNCTIONS = (functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d)
+
+
+@contextmanager
+def noting_blind(model: nn.Module) -> Iterator[dict[nn.Module, HpoError]]:
+    """Within it gradients are enabled, but nothing asks for any, so that none are kept room for.
+
+    It fills with the layers that the model itself runs without gradients, each with what to say.
+    """
+    found: dict[nn.Module, HpoError] = {}
+    names = {module: name for name, module in model.named_modules()}
+
+    def note(module: nn.Module, *_: Any) -> None:
+        if not torch.is_grad_enabled():
+            found[module] = without_gradients(names[module])
+
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    handles = [module.register_forward_pre_hook(note) for module in names]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        with torch.enable_grad():
+            yield found
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        for handle in handles:
+            handle.remove()
 
 
 def unseen_dropout(model: nn.Module, forward: Callable[[], object]) -> list[str]:
@@ -30,7 +59,7 @@ def unseen_dropout(model: nn.Module, forward: Callable[[], object]) -> list[str]
     handles = [layer.register_forward_pre_hook(watching.enter) for layer in layers]
     handles += [layer.register_forward_hook(watching.leave) for layer in layers]
     try:
-        with torch.no_grad(), eagerly(), watching:
+        with eagerly(), watching:
             forward()
     finally:
         for handle in handles:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd import function
 from torch.nn.parameter import is_lazy
 
 from search_spaces.errors import HpoError
@@ -38,6 +41,39 @@ def refuse_unsuited(model: nn.Module) -> None:
         and distributed.get_world_size() > 1
     ):
         raise _alone(f"this is one of {distributed.get_world_size()} processes that train together")
+
+
+def without_gradients(name: str) -> HpoError:
+    """The error for a layer that responds but is run where no gradient is."""
+    return HpoError(
+        f"layer {name or 'of the model'} is run without gradients, so that the knobs get none",
+        hint="call torch.utils.checkpoint with use_reentrant=False; let layers that no_grad keeps"
+        " from learning have requires_grad False",
+        code="no-gradient",
+    )
+
+
+def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """The backward pass of a gate, which refuses to be differentiated itself."""
+    once = function.once_differentiable(backward)
+
+    @functools.wraps(backward)
+    def checked(ctx: Any, *grads: Any) -> Any:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True
+            raise second_order("a gradient is to be differentiated again")
+        return once(ctx, *grads)
+
+    return checked
+
+
+def second_order(found: str) -> HpoError:
+    """The error for what asks more of the gates than a gradient."""
+    return HpoError(
+        f"{found}, which the gates on the layers cannot do",
+        hint="a loss with a gradient penalty, create_graph=True and torch.func cannot be tuned"
+        " within a run; search between runs (sampler tpe), which needs no gates",
+        code="unsuited-model",
+    )
 
 
 def _alone(found: str) -> HpoError:

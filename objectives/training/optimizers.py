@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 import torch
+from torch import Tensor
 
 from objectives.training.options import Training
 
@@ -20,6 +21,20 @@ def build_optimizer(
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0, fused=True)
     momentum = training.momentum if training.optimizer == "momentum" else 0.0
     return torch.optim.SGD(parameters, lr=rate, momentum=momentum, fused=True)
+
+
+def highest_rate(optimizer: torch.optim.Optimizer) -> float:
+    """The learning rate of the group that learns fastest: others may be frozen or held back."""
+    return max(float(group["lr"]) for group in optimizer.param_groups)
+
+
+def scale_gradients(parameters: Iterable[Tensor], factor: float | Tensor) -> list[Tensor]:
+    """Multiplies the gradients that there are by a factor, as clipping has those of others; gives
+    them back."""
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if grads and (isinstance(factor, Tensor) or factor != 1.0):  # a tensor's number is not asked
+        torch._foreach_mul_(grads, factor)
+    return grads
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -164,12 +164,19 @@ class Perturbed:
 
         if not isinstance(self.schedule.space[name], Int):
             return value.to(torch.get_default_dtype())
-        value = value.clamp(self._latent[name].low, self._latent[name].high)
-        below = value.floor()
-        return (below + (uniform < value - below)).to(torch.int64)
+        low, high = self._latent[name].low, self._latent[name].high
+        return rounded(value, uniform, low, high).to(torch.int64)
 
     def _width(self, name: str) -> int:
         return self.schedule.space[name].size or 1
+
+
+def rounded(values: "Tensor", uniform: "Tensor", low: float, high: float) -> "Tensor":
+    """Values as whole numbers between two others, by uniform draws in [0, 1): up with the
+    probability of what is left over, so that the mean is right."""
+    values = values.clamp(low, high)
+    below = values.floor()
+    return below + (uniform < values - below)
 
 
 def _opposite(draws: Draws) -> Draws:

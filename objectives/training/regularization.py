@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from objectives.training.auxiliary import auxiliary_loss
 from objectives.training.evaluation import checked_loss
 from objectives.training.rerun import refuse_again
+from objectives.training.softtargets import SoftTargets
 from objectives.training.standin import StandIns
-from objectives.training.task import Task, classes_of, task_name
+from objectives.training.task import Task, task_name
 from search_spaces.errors import HpoError
 from search_spaces.regularizer import Batch, Regularizer
 
@@ -65,7 +66,7 @@ class Regularization:
         # In the order of their names: the draws must not depend on how a spec was written.
         self._regularizers = dict(sorted(regularizers.items()))
         self._task = task
-        self._classes = classes_of(task)
+        self._targets = SoftTargets(task)
         self._widths = {knob: len(v) for knob, v in point.items() if isinstance(v, tuple)}
         self._sites = list(dropout_sites(model).values())
         self._layers = layers(model)
@@ -75,7 +76,7 @@ class Regularization:
         self._rng = rng
         self._in_force: Knobs | None = None
         self._soft_for: str | None = None  # found out at the first batch; empty: nobody
-        self._seen_classes = False
+        self._needs_probabilities = next((n for n, r in self._regularizers.items() if r.target), "")
         for name, regularizer in self._regularizers.items():
             for knob in regularizer.knobs:
                 self._check(name, regularizer, knob, point)
@@ -127,7 +128,10 @@ class Regularization:
             if self._soft_for is None:
                 self._soft_for = self._who_changes_targets(batch, knobs)
             if self._soft_for:
-                batch = batch._replace(targets=self._soft(batch.targets))
+                soft = self._targets.made(batch.targets, self._soft_for)
+                batch = batch._replace(targets=soft)
+        elif self._needs_probabilities:
+            self._targets.check(batch.targets, self._needs_probabilities)
         for regularizer in self._regularizers.values():
             if regularizer.batch is not None:
                 changed = regularizer.batch(batch, knobs, self._rng)
@@ -152,28 +156,6 @@ class Regularization:
                 if tried.targets is not soft:
                     return name
         return ""
-
-    def _soft(self, targets: Tensor) -> Tensor:
-        """Class numbers as rows of probabilities."""
-        if self._classes is None:
-            raise HpoError(
-                f"objective {task_name(self._task)}: {self._soft_for} needs a number of classes",
-                hint="give the task an attribute classes, or leave this knob out",
-                code="bad-task",
-            )
-        numbers = targets.long()
-        # Looking at numbers makes the host wait for a GPU: there only the first batch is checked.
-        look = numbers.device.type == "cpu" or not self._seen_classes
-        self._seen_classes = True
-        low, high = (int(numbers.min()), int(numbers.max())) if look else (0, 0)
-        if low < 0 or high >= self._classes:
-            raise HpoError(
-                f"objective {task_name(self._task)}: found class {low if low < 0 else high}, "
-                f"but its attribute classes is {self._classes}",
-                hint=f"class targets must be 0 to {self._classes - 1}",
-                code="bad-batch",
-            )
-        return nn.functional.one_hot(numbers, self._classes).to(torch.get_default_dtype())
 
     def loss(self, model: nn.Module, batch: Batch, knobs: Knobs) -> tuple[Tensor, Tensor | None]:
         """The losses of a batch under these knobs, as their mean is to be taken, and the mean of
@@ -232,8 +214,9 @@ class Regularization:
     ) -> list[tuple[Mapping[str, Tensor], Knobs]]:
         if not any(knob in self._widths for knob in regularizer.knobs):
             return [(parameters, knobs)]
-        groups = [{name: parameters[name] for name in layer} for layer in self._layers]
-        return [(group, self._at(place, regularizer, knobs)) for place, group in enumerate(groups)]
+        # Not all parameters need be given: an optimizer may step some of them only.
+        groups = [{n: parameters[n] for n in layer if n in parameters} for layer in self._layers]
+        return [(g, self._at(place, regularizer, knobs)) for place, g in enumerate(groups) if g]
 
     def _at(self, place: int, regularizer: Regularizer, knobs: Knobs) -> Knobs:
         """The knobs at one layer or site: of a vector knob, its strength there."""

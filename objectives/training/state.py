@@ -1,7 +1,7 @@
 """Everything that lives while one trial trains, and what a tuner may use of it."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,11 @@ class Run:
     (validation batches, with a position of their own that is part of the checkpoint); `batch`, the
     one of the last training step; `regularized_loss`; `keep` for what must be undone at the end;
     `spend` for the work they do; `effective`, the parameters as penalties see them, which a tuner
-    whose response changes the weights may replace. Randomness: `noise` is the generator of the
-    regularizers' draws.
+    whose response changes the weights may replace; `clipped`, the factor by which clipping has just
+    scaled the gradients. Randomness: `noise` is the generator of the regularizers' draws.
     """
+
+    skips_steps = False  # one whose gradient is not finite is taken, and ends the run
 
     def __init__(self, setting: Setting, streams: GlobalStreams) -> None:
         task, seed, device = setting.task, setting.seed, setting.device
@@ -67,6 +69,7 @@ class Run:
             split: Stream(task, split, derived_seed(seed, split), device, streams)
             for split in ("train", "validation")
         }
+        self.clipped: float | Tensor = 1.0
         self.batch: Batch  # of the last training step; there is none before the first
         self._undo: list[Callable[[], None]] = []
 
@@ -124,7 +127,7 @@ class Run:
         total.backward()  # type: ignore[no-untyped-call]
         self.spend(gradients=1, examples=rows)
         if self.training.clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters.values(), self.training.clip)
+            self.clipped = clip(self.parameters.values(), self.training.clip)
         self.regularization.before_step(self.parameters, knobs, rate)
         self.optimizer.step()
         self.step += 1
@@ -168,6 +171,12 @@ class Run:
         self.noise.set_state(state["noise"])
         # Last: walking through the batches has drawn from the global generators.
         self.streams.rewind(unpacked(state["globals"]))
+
+
+def clip(parameters: Iterable[Tensor], most: float) -> Tensor:
+    """Scales gradients so that the norm of them all is at most this; gives back the factor."""
+    norm = nn.utils.clip_grad_norm_(parameters, most)
+    return (most / (norm + 1e-6)).clamp(max=1.0)  # the one that torch has used
 
 
 def build_model(task: Task, seed: int) -> nn.Module:

@@ -14,12 +14,16 @@ if TYPE_CHECKING:
 
 
 def smooth(targets: Tensor, h: Strengths, rng: torch.Generator) -> Tensor:
-    """(1 - strength) * targets + strength / C, for soft targets (B, C) (Szegedy et al. 2016)."""
-    if targets.ndim != 2:
+    """(1 - strength) * targets + strength / C, for soft targets (B, C) (Szegedy et al. 2016).
+
+    HpoError for other targets, and for those of a single output: C is at least 2.
+    """
+    if targets.ndim != 2 or targets.shape[1] < 2:
         raise HpoError(
-            f"label_smoothing needs class probabilities of shape (B, C), found targets of shape "
-            f"{tuple(targets.shape)}",
-            hint="it has no meaning for regression: leave the knob out of the space",
+            f"label_smoothing needs probabilities (B, C) of two or more classes, found targets of "
+            f"shape {tuple(targets.shape)}",
+            hint="it has no meaning for regression: leave the knob out of the space; two classes"
+            " need two outputs and class numbers as targets",
             code="bad-batch",
         )
     strength = spread(h["label_smoothing"], real(targets, "label_smoothing"))
