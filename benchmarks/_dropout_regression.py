@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from hpo.bilevel.freeknobs import FreeKnobs
+from hpo.bilevel.stn.freeknobs import FreeKnobs
 from search_spaces import plugins
 from search_spaces.domains import Float
 from search_spaces.regularizer import Batch, Regularizer

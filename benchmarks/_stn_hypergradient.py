@@ -15,8 +15,8 @@ from _stn_jobs import spread_out
 from _stn_problems import RESPONSES, methods
 from torch import Tensor
 
-from hpo.bilevel.options import SelfTuningOptions
-from hpo.bilevel.selftuning import SelfTuning
+from hpo.bilevel.stn.options import SelfTuningOptions
+from hpo.bilevel.stn.selftuning import SelfTuning
 from objectives.training.options import Training
 from objectives.training.randomness import GlobalStreams
 from objectives.training.state import Run, Setting
@@ -100,8 +100,8 @@ def _tuner(arm: str, knobs: SearchSpace) -> Any:
     )
     if arm == "stn":
         return SelfTuning(knobs, regularizers(), knobs.start, options)
-    from hpo.bilevel.published import Published
-    from hpo.bilevel.published_forms import FORMS
+    from hpo.bilevel.stn.published import Published
+    from hpo.bilevel.stn.published_forms import FORMS
 
     form = replace(FORMS[options.response], scale=_SCALE)
     return Published(knobs, regularizers(), knobs.start, options, form)

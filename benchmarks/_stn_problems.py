@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hpo.bilevel.options import SelfTuningOptions
-from hpo.bilevel.selftuning import SelfTuning
+from hpo.bilevel.stn.options import SelfTuningOptions
+from hpo.bilevel.stn.selftuning import SelfTuning
 from objectives.data.splits import cut, in_batches
 from objectives.training.tuner import Follow, Tuner
 from search_spaces import plugins
@@ -139,7 +139,7 @@ def space(dropout: float = START) -> SearchSpace:
 
 def methods() -> dict[str, str]:
     """The self-tuning methods that are there, with what they call their response."""
-    there = find_spec("hpo.bilevel.published") is not None
+    there = find_spec("hpo.bilevel.stn.published") is not None
     return {arm: kind for arm, kind in RESPONSES.items() if there or kind == "gains"}
 
 
@@ -150,7 +150,7 @@ def tuner(arm: str, knobs: SearchSpace, **options: Any) -> Tuner:
     chosen = SelfTuningOptions(response=RESPONSES[arm], **options)  # type: ignore[arg-type]
     if chosen.response == "gains":
         return SelfTuning(knobs, regularizers(), knobs.start, chosen)
-    from hpo.bilevel.published import Published
+    from hpo.bilevel.stn.published import Published
 
     return Published(knobs, regularizers(), knobs.start, chosen)
 

@@ -10,10 +10,10 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from hpo.bilevel.options import SelfTuningOptions
-from hpo.bilevel.ownloop import Loss, OwnLoop, Validation
-from hpo.bilevel.unseen import noting_blind, unseen_dropout
-from hpo.bilevel.unsuited import refuse_unsuited
+from hpo.bilevel.gates.unseen import noting_blind, unseen_dropout
+from hpo.bilevel.gates.unsuited import refuse_unsuited
+from hpo.bilevel.ownloop.ownloop import Loss, OwnLoop, Validation
+from hpo.bilevel.stn.options import SelfTuningOptions
 from objectives.training.evaluation import checked_loss, evaluating
 from search_spaces.errors import HpoError
 from search_spaces.regularizer import Batch, Regularizer

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from hpo.bilevel.acting import acting
+from hpo.bilevel.gates.acting import acting
 from hpo.problem import REGULARIZERS
 from hpo.wording import describe
 from search_spaces import plugins

@@ -254,7 +254,7 @@ def _without_a_place(
     without training."""
     if all(record.activation is None for record in regularizers.values()):
         return [], frozenset()
-    from hpo.bilevel.acting import acting
+    from hpo.bilevel.gates.acting import acting
     from objectives.training.blame import described
 
     try:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpo.bilevel.copies import noted
-from hpo.bilevel.options import SelfTuningOptions
-from hpo.bilevel.ownloop import Loss, OwnLoop, OwnTask, Validation, by_example
-from hpo.bilevel.ownpasses import Passes
-from hpo.bilevel.selftuning import SelfTuning
+from hpo.bilevel.ownloop.copies import noted
+from hpo.bilevel.ownloop.ownloop import Loss, OwnLoop, OwnTask, Validation, by_example
+from hpo.bilevel.ownloop.passes import Passes
+from hpo.bilevel.stn.options import SelfTuningOptions
+from hpo.bilevel.stn.selftuning import SelfTuning
 from hpo.ownchecks import (
     check_batch,
     check_loop,

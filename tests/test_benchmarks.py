@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from hpo.bilevel.freeknobs import FreeKnobs
+from hpo.bilevel.stn.freeknobs import FreeKnobs
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 PARTS = ("cost", "memory", "race", "match", "hypergradient", "starts", "retrain", "studies")

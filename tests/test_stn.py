@@ -19,13 +19,13 @@ from shell import hpo as cli
 from torch import Tensor, nn
 
 from hpo import ledger
-from hpo.bilevel import lookahead
-from hpo.bilevel.descent import Descent
-from hpo.bilevel.diagnostics import TIMED
-from hpo.bilevel.freeknobs import LIMIT, FreeKnobs
-from hpo.bilevel.options import SelfTuningOptions
-from hpo.bilevel.perturbation import Perturbation, antithetic, chained
-from hpo.bilevel.selftuning import SelfTuning
+from hpo.bilevel.diagnostics.diagnostics import TIMED
+from hpo.bilevel.stn import lookahead
+from hpo.bilevel.stn.descent import Descent
+from hpo.bilevel.stn.freeknobs import LIMIT, FreeKnobs
+from hpo.bilevel.stn.options import SelfTuningOptions
+from hpo.bilevel.stn.perturbation import Perturbation, antithetic, chained
+from hpo.bilevel.stn.selftuning import SelfTuning
 from hpo.launch import launch
 from hpo.preparation import Launch, spec_from_keywords
 from hpo.samplers import ROLE

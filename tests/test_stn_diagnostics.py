@@ -11,14 +11,20 @@ import torch
 from torch import Tensor, nn
 from toy_tasks import SHORT, Blobs, Restless, constant, numbers, regularizers
 
-from hpo.bilevel.audit import Audit, audit, from_run
-from hpo.bilevel.checks import kept_bytes, plain_loss, response_gain, rows_of, step_seconds
-from hpo.bilevel.diagnostics import WINDOW, Diagnostics
-from hpo.bilevel.freeknobs import FreeKnobs
-from hpo.bilevel.options import SelfTuningOptions
-from hpo.bilevel.response import Response
-from hpo.bilevel.significance import LEAST, SURE, certainty
-from hpo.bilevel.sites import find_sites
+from hpo.bilevel.diagnostics.audit import Audit, audit, from_run
+from hpo.bilevel.diagnostics.checks import (
+    kept_bytes,
+    plain_loss,
+    response_gain,
+    rows_of,
+    step_seconds,
+)
+from hpo.bilevel.diagnostics.diagnostics import WINDOW, Diagnostics
+from hpo.bilevel.diagnostics.significance import LEAST, SURE, certainty
+from hpo.bilevel.gates.response import Response
+from hpo.bilevel.gates.sites import find_sites
+from hpo.bilevel.stn.freeknobs import FreeKnobs
+from hpo.bilevel.stn.options import SelfTuningOptions
 from objectives.training.evaluation import evaluate
 from objectives.training.loop import train
 from search_spaces.domains import Choice, Domain, Float, Int

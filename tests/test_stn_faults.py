@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from hpo.bilevel import perturbation
-from hpo.bilevel.acting import acting
-from hpo.bilevel.descent import Descent
-from hpo.bilevel.freeknobs import FreeKnobs
-from hpo.bilevel.full_response import _by_example
-from hpo.bilevel.options import SelfTuningOptions
-from hpo.bilevel.perturbation import Perturbation, antithetic
-from hpo.bilevel.selftuning import SelfTuning
-from hpo.bilevel.sites import Layout, Site
+from hpo.bilevel.gates.acting import acting
+from hpo.bilevel.gates.full_response import _by_example
+from hpo.bilevel.gates.sites import Layout, Site
+from hpo.bilevel.stn import perturbation
+from hpo.bilevel.stn.descent import Descent
+from hpo.bilevel.stn.freeknobs import FreeKnobs
+from hpo.bilevel.stn.options import SelfTuningOptions
+from hpo.bilevel.stn.perturbation import Perturbation, antithetic
+from hpo.bilevel.stn.selftuning import SelfTuning
 from hpo.preparation import spec_from_keywords
 from hpo.problem import load
 from hpo.samplers import load as sampler_named
@@ -105,7 +105,7 @@ def test_a_clipped_run_stays_finite_where_its_loss_is_large() -> None:
 
 
 def test_the_published_response_is_clipped_with_the_pass_it_learns_from() -> None:
-    from hpo.bilevel.published import Published
+    from hpo.bilevel.stn.published import Published
 
     def moved(clip: float | None) -> list[Tensor]:
         options = SelfTuningOptions(response="full", warmup=0.5)

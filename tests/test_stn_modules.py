@@ -18,8 +18,8 @@ from torch.nn import functional
 from torch.nn.utils import rnn
 from torch.utils.checkpoint import checkpoint
 
-from hpo.bilevel.response import Response
-from hpo.bilevel.sites import Layout, Site, another_first, find_sites
+from hpo.bilevel.gates.response import Response
+from hpo.bilevel.gates.sites import Layout, Site, another_first, find_sites
 from search_spaces.errors import HpoError
 from search_spaces.regularizer import Batch
 

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from toy_tasks import Blobs, numbers, regularizers
 
-from hpo.bilevel.full_response import FullResponse, linearised
-from hpo.bilevel.options import SelfTuningOptions
-from hpo.bilevel.published import Published
-from hpo.bilevel.published_forms import DELTA_STN_2020, FORMS, STN_2019, PublishedForm
-from hpo.bilevel.sites import find_sites
+from hpo.bilevel.gates.full_response import FullResponse, linearised
+from hpo.bilevel.gates.sites import find_sites
+from hpo.bilevel.stn.options import SelfTuningOptions
+from hpo.bilevel.stn.published import Published
+from hpo.bilevel.stn.published_forms import DELTA_STN_2020, FORMS, STN_2019, PublishedForm
 from objectives.digits import Digits
 from objectives.training.evaluation import evaluate
 from objectives.training.loop import train

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpo.bilevel.options import SelfTuningOptions
+from hpo.bilevel.stn.options import SelfTuningOptions
 from hpo.samplers._sampler import InRunOptions, Request, Sampler, Start
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ def propose(seed: int, request: Request) -> BaseSampler:
 
 def tune(start: Start, options: Any) -> Tuner:
     if options.response != "gains":
-        from hpo.bilevel.published import Published
+        from hpo.bilevel.stn.published import Published
 
         return Published(start.tunable, start.regularizers, start.point, options)
-    from hpo.bilevel.selftuning import SelfTuning
+    from hpo.bilevel.stn.selftuning import SelfTuning
 
     return SelfTuning(start.tunable, start.regularizers, start.point, options)
 

@@ -1,0 +1,1 @@
+"""The inverse Hessian times a vector, one way a file."""

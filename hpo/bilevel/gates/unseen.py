@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from hpo.bilevel.unsuited import eagerly, without_gradients
+from hpo.bilevel.gates.unsuited import eagerly, without_gradients
 from search_spaces.errors import HpoError
 
 _FUNCTIONS = (functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d)

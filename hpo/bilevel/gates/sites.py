@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from hpo.bilevel.unsuited import eagerly, refuse_unsuited
+from hpo.bilevel.gates.unsuited import eagerly, refuse_unsuited
 from objectives.training.evaluation import evaluating
 from search_spaces.regularizer import Batch
 

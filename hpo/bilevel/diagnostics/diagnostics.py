@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpo.bilevel import alarms
-from hpo.bilevel.audit import Audit
-from hpo.bilevel.freeknobs import FreeKnobs
-from hpo.bilevel.options import SelfTuningOptions
-from hpo.bilevel.significance import LEAST, certainty
+from hpo.bilevel.diagnostics import alarms
+from hpo.bilevel.diagnostics.audit import Audit
+from hpo.bilevel.diagnostics.significance import LEAST, certainty
+from hpo.bilevel.stn.freeknobs import FreeKnobs
+from hpo.bilevel.stn.options import SelfTuningOptions
 from search_spaces.domains import Choice
 
 WINDOW = 100  # steps of the knobs by which the certainty of a direction is told

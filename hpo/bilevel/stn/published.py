@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from hpo.bilevel.freeknobs import FreeKnobs
-from hpo.bilevel.full_response import FullResponse, linearised
-from hpo.bilevel.options import SelfTuningOptions
-from hpo.bilevel.published_forms import FORMS, PublishedForm, as_published, require_tunable
-from hpo.bilevel.sites import sites_of
+from hpo.bilevel.gates.full_response import FullResponse, linearised
+from hpo.bilevel.gates.sites import sites_of
+from hpo.bilevel.stn.freeknobs import FreeKnobs
+from hpo.bilevel.stn.options import SelfTuningOptions
+from hpo.bilevel.stn.published_forms import FORMS, PublishedForm, as_published, require_tunable
 from objectives.training.evaluation import checked_loss, evaluating
 from objectives.training.optimizers import (
     build_optimizer,

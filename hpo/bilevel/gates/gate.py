@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpo.bilevel.unsuited import once_differentiable
+from hpo.bilevel.gates.unsuited import once_differentiable
 
 
 class Gate(nn.Module):

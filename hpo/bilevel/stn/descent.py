@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpo.bilevel.freeknobs import LIMIT
-from hpo.bilevel.options import SelfTuningOptions
+from hpo.bilevel.stn.freeknobs import LIMIT
+from hpo.bilevel.stn.options import SelfTuningOptions
 
 _MOST_RATE = 0.2  # of a step, in free units: longer ones leave what the response has learned
 

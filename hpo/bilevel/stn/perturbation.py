@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpo.bilevel.freeknobs import FreeKnobs
+from hpo.bilevel.stn.freeknobs import FreeKnobs
 from objectives.training.perturbed import rounded
 from search_spaces.domains import Choice, Int
 

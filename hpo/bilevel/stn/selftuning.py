@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hpo.bilevel import lookahead
-from hpo.bilevel.descent import Descent
-from hpo.bilevel.freeknobs import FreeKnobs
-from hpo.bilevel.observer import Observer, precision_of
-from hpo.bilevel.options import SelfTuningOptions
-from hpo.bilevel.perturbation import Perturbation, antithetic, chained
-from hpo.bilevel.response import Response
-from hpo.bilevel.sites import sites_of
+from hpo.bilevel.diagnostics.observer import Observer, precision_of
+from hpo.bilevel.gates.response import Response
+from hpo.bilevel.gates.sites import sites_of
+from hpo.bilevel.stn import lookahead
+from hpo.bilevel.stn.descent import Descent
+from hpo.bilevel.stn.freeknobs import FreeKnobs
+from hpo.bilevel.stn.options import SelfTuningOptions
+from hpo.bilevel.stn.perturbation import Perturbation, antithetic, chained
 from objectives.training.evaluation import checked_loss, evaluating
 from objectives.training.optimizers import (
     build_optimizer,
@@ -34,7 +34,7 @@ from search_spaces.domains import Choice, Domain, Point
 from search_spaces.regularizer import Regularizer, Scope, scopes_of
 
 if TYPE_CHECKING:
-    from hpo.bilevel.diagnostics import Diagnostics
+    from hpo.bilevel.diagnostics.diagnostics import Diagnostics
     from objectives.training.state import Run
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from hpo.bilevel.gate import Gate
-from hpo.bilevel.sites import CHANNEL_NORMS, CONVOLUTIONS, LAST_NORMS, TRANSPOSED, Site
+from hpo.bilevel.gates.gate import Gate
+from hpo.bilevel.gates.sites import CHANNEL_NORMS, CONVOLUTIONS, LAST_NORMS, TRANSPOSED, Site
 
 
 def answered_parameters(site: Site, gate: Gate, delta: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

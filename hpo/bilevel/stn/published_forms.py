@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from hpo.bilevel.options import SelfTuningOptions
+from hpo.bilevel.stn.options import SelfTuningOptions
 from search_spaces.domains import Choice, Domain
 from search_spaces.errors import HpoError
 from search_spaces.regularizer import Regularizer

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from hpo.bilevel.freeknobs import Column
-from hpo.bilevel.options import SelfTuningOptions
-from hpo.bilevel.significance import SURE
+from hpo.bilevel.diagnostics.significance import SURE
+from hpo.bilevel.stn.freeknobs import Column
+from hpo.bilevel.stn.options import SelfTuningOptions
 from hpo.wording import knob, number, plural
 from search_spaces.domains import Choice, Float
 

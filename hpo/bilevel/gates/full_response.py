@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpo.bilevel.response import by_entry, layout_of
-from hpo.bilevel.sites import CONVOLUTIONS, TRANSPOSED, Site, main_output, with_main_output
+from hpo.bilevel.gates.response import by_entry, layout_of
+from hpo.bilevel.gates.sites import CONVOLUTIONS, TRANSPOSED, Site, main_output, with_main_output
 from search_spaces.errors import HpoError
 
 _KINDS = (nn.Linear, nn.Embedding, *CONVOLUTIONS)

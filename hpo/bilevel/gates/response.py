@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from hpo.bilevel.effective import answered_parameters
-from hpo.bilevel.gate import Gate
-from hpo.bilevel.sites import Layout, Site, main_output, with_main_output
-from hpo.bilevel.unsuited import forget_compiled, without_gradients
+from hpo.bilevel.gates.effective import answered_parameters
+from hpo.bilevel.gates.gate import Gate
+from hpo.bilevel.gates.sites import Layout, Site, main_output, with_main_output
+from hpo.bilevel.gates.unsuited import forget_compiled, without_gradients
 from search_spaces.errors import HpoError
 
 

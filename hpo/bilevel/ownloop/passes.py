@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpo.bilevel.ownloop import OwnLoop
-from hpo.bilevel.response import Response
-from hpo.bilevel.unsuited import second_order
+from hpo.bilevel.gates.response import Response
+from hpo.bilevel.gates.unsuited import second_order
+from hpo.bilevel.ownloop.ownloop import OwnLoop
 from search_spaces.errors import HpoError
 
 

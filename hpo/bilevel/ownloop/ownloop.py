@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from hpo.bilevel.alike import optimizer_like, parameters_of
-from hpo.bilevel.ownsteps import Steps
+from hpo.bilevel.ownloop.alike import optimizer_like, parameters_of
+from hpo.bilevel.ownloop.steps import Steps
 from objectives.training.evaluation import checked_loss
 from objectives.training.randomness import GlobalStreams, derived_seed, packed, unpacked
 from objectives.training.regularization import Regularization

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hpo.bilevel import checks
-from hpo.bilevel.audit import audit, from_run
-from hpo.bilevel.diagnostics import Diagnostics
-from hpo.bilevel.perturbation import Perturbation
+from hpo.bilevel.diagnostics import checks
+from hpo.bilevel.diagnostics.audit import audit, from_run
+from hpo.bilevel.diagnostics.diagnostics import Diagnostics
+from hpo.bilevel.stn.perturbation import Perturbation
 from objectives.training.randomness import derived_seed
 
 if TYPE_CHECKING:
-    from hpo.bilevel.selftuning import SelfTuning
+    from hpo.bilevel.stn.selftuning import SelfTuning
     from objectives.training.state import Run
 
 _LOOK_EVERY = 25  # steps of the knobs: a look at the response costs as much as four forward passes

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hpo.bilevel.checks import plain_loss
+from hpo.bilevel.diagnostics.checks import plain_loss
 
 if TYPE_CHECKING:
     from objectives.training.state import Run

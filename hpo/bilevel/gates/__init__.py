@@ -1,0 +1,1 @@
+"""How the layers of a model answer to the knobs: gates on their outputs, put there by hooks."""

@@ -1,0 +1,1 @@
+"""Self-tuning in a training loop of the user's own."""

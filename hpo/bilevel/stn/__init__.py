@@ -1,0 +1,1 @@
+"""Self-Tuning Networks: the knobs in motion while a run trains."""
