@@ -23,6 +23,8 @@ _RIVALS = ("tpe", "random", "asha", "stn full", "stn delta")
 _BLACK_BOX = ("tpe", "gp", "asha")
 _STARTS = (0.05, 0.3, 0.5, 0.7)
 
+ARMS = ("fixed", *SAMPLERS, *methods())
+
 Results = Mapping[Job, Mapping[str, Any]]
 Keep = Callable[[Report], None]
 
@@ -30,7 +32,8 @@ Keep = Callable[[Report], None]
 @dataclass(frozen=True)
 class Race:
     """How large it is. budget: CPU seconds of a run. times: how many budgets a search gets to come
-    as far as ours; further_seeds: of that, and of the starts. width, rows: see `Job`."""
+    as far as ours; further_seeds: of that, and of the starts. width, rows: see `Job`. arms: of the
+    race."""
 
     seeds: int = 10
     budget: float = 50.0
@@ -38,6 +41,7 @@ class Race:
     times: float = 5.0
     width: int = 256
     rows: int | None = None
+    arms: tuple[str, ...] = ARMS
 
     def jobs(self, arms: Iterable[str], seeds: int, **other: Any) -> list[Job]:
         """Seed by seed, so that what disturbs the machine disturbs all arms alike."""
@@ -48,9 +52,17 @@ class Race:
         ]
 
 
+def known(arms: Sequence[str]) -> tuple[str, ...]:
+    """The arms, with stn among them; SystemExit for one that there is not."""
+    wrong = [arm for arm in arms if arm not in ARMS]
+    if wrong:
+        raise SystemExit(f"no arm {wrong[0]}; there are {', '.join(ARMS)}")
+    return tuple(dict.fromkeys(["stn", *arms]))
+
+
 def race(plan: Race, store: Store, keep: Keep) -> Report:
     """Validation and test loss of every arm, and on how many seeds ours is better."""
-    arms = ["fixed", *SAMPLERS, *methods()]
+    arms = plan.arms
     jobs = plan.jobs(arms, plan.seeds)
     found = store.results(jobs, lambda: keep(Report([], [], {}, store.record(jobs))))
     lines, rows = [], []

@@ -21,6 +21,7 @@ files of an earlier call whose code is the same, so that a call that was ended g
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Callable
@@ -64,6 +65,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tiny runs, to see that it works")
     parser.add_argument("--resume", action="store_true", help="take finished runs from the results")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for JSON")
+    parser.add_argument("--arms", nargs="+", help="of race: these alone, for example --arms stn")
     parser.add_argument("--seeds", type=int, default=10, help="of race and most parts (10)")
     parser.add_argument("--further-seeds", type=int, default=3, help="of match and starts (3)")
     parser.add_argument("--budget", type=float, default=50.0, help="CPU seconds of a run (50)")
@@ -118,6 +120,8 @@ def _part(
     import _stn_race
 
     plan = _stn_race.Race(options.seeds, options.budget, options.further_seeds, options.times)
+    if options.arms:
+        plan = dataclasses.replace(plan, arms=_stn_race.known(options.arms))
     if quick:
         plan = _stn_race.Race(1, 0.3, 1, 2.0, width=16, rows=256)
     function: Callable[..., Report] = getattr(_stn_race, part)

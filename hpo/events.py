@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpo.spec import StudySpec
@@ -53,9 +53,13 @@ def retry(plan: Plan, outcome: Outcome, step: int | None) -> dict[str, Any]:
 
 
 def end(
-    number: int, attempt: int, outcome: Outcome, metrics: Mapping[str, float]
+    number: int,
+    attempt: int,
+    outcome: Outcome,
+    metrics: Mapping[str, float],
+    pictures: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """An attempt is over."""
+    """An attempt is over; `pictures` are files that it has left to be looked at."""
     return {
         "event": "end",
         "trial": number,
@@ -65,6 +69,7 @@ def end(
         "message": outcome.message,
         "metrics": {**metrics, "seconds": round(outcome.seconds, 3)},
         "tags": {"hpo.worker": outcome.worker} if outcome.worker else {},
+        **({"artifacts": list(pictures)} if pictures else {}),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import HpoError
@@ -27,9 +27,9 @@ REGULARIZERS = "search_spaces.regularizers"
 class Problem:
     """A spec with everything it names loaded.
 
-    `target` is a Task or a black-box function; `space` what is tuned; `fixed` the values of
-    `fixed_domains` that are held constant; `idle` the knobs that have no place to act at in the
-    task's model; `notes` what the user should hear before it runs.
+    `target` is a Task, a bilevel problem or a black-box function; `space` what is tuned; `fixed`
+    the values of `fixed_domains` that are held constant; `idle` the knobs that have no place to act
+    at in the task's model; `notes` what the user should hear before it runs.
     """
 
     spec: StudySpec
@@ -42,6 +42,12 @@ class Problem:
     training: Training | None
     idle: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
+    is_bilevel: bool = False
+
+    @property
+    def trains(self) -> bool:
+        """Whether this product does the training, so that a trial has checkpoints."""
+        return self.is_task or self.is_bilevel
 
     def schedule(self, values: Mapping[str, Any]) -> Schedule:
         """The schedule of a trial: what its coordinates say, and the fixed knobs."""
@@ -74,6 +80,7 @@ def load(spec: StudySpec) -> Problem:
     Raises HpoError with the path of the key at fault: an objective that is not there, an option
     or knob it does not know, a range that is impossible.
     """
+    from objectives.training.bilevel import is_bilevel
     from objectives.training.resolve import resolve
     from objectives.training.task import is_task, training_of
 
@@ -83,7 +90,7 @@ def load(spec: StudySpec) -> Problem:
     finally:
         _being_loaded.reset(mark)
     if not is_task(target):
-        return _black_box(spec, target)
+        return replace(_black_box(spec, target), is_bilevel=is_bilevel(target))
     if spec.metric.startswith("holdout_"):
         raise HpoError(
             f"{spec.metric} is kept for choosing the best trial; a search on it would use it up",

@@ -231,8 +231,8 @@ class Study:
 
     def _plan(self, trial: optuna.Trial, attempt: int, values: Mapping[str, Any]) -> Plan:
         schedule, number = self.problem.schedule(values), trial.number
-        checkpoint = str(self.folder.trial(number)) if self.problem.is_task else None
-        tuned = self._sampler.tune is not None and self._role(trial) == "tuned"
+        checkpoint = str(self.folder.trial(number)) if self.problem.trains else None
+        tuned = self._sampler.in_run and self._role(trial) == "tuned"
         return Plan(number, attempt, schedule, self.spec.seed, checkpoint, tuned=tuned)
 
     # -- ending ---------------------------------------------------------------------------------
@@ -267,7 +267,10 @@ class Study:
 
     def _emit_end(self, running: Running, outcome: Outcome) -> None:
         plan = running.plan
-        self.emit(**events.end(plan.number, plan.attempt, outcome, running.end_metrics()))
+        left = sorted((self.folder.trial(plan.number) / "pictures").glob("*.png"))
+        pictures = [str(file.absolute()) for file in left]
+        metrics = running.end_metrics()
+        self.emit(**events.end(plan.number, plan.attempt, outcome, metrics, pictures))
 
     # -- taking stock ---------------------------------------------------------------------------
 

@@ -73,6 +73,8 @@ def run_trial(problem: Problem, plan: Plan) -> Generator[Measurement]:
     """The measurements of one trial: its schedule, followed, or bent from its start."""
     if not plan.tuned:
         return follow(problem, plan.schedule, plan.seed, plan.checkpoint)
+    if problem.is_bilevel:
+        return tuning.descended(problem, plan.schedule, plan.seed, plan.checkpoint)
     return _train(problem, tuning.tuner(problem, plan.schedule), plan.seed, plan.checkpoint)
 
 
@@ -198,6 +200,11 @@ def finite(measurement: Measurement, metric: str) -> bool:
 def _run_once(
     problem: Problem, schedule: Schedule, seed: int, folder: str | None
 ) -> Generator[Measurement]:
+    if problem.is_bilevel:
+        from hpo.bilevel.implicit.measuring import solved
+
+        point = tuning.whole_point(problem, schedule.at(1.0))
+        return solved(problem.target, point, seed, None if folder is None else Path(folder))
     if not problem.is_task:
         return run_black_box(problem, schedule, seed)
     from objectives.training.tuner import Follow

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpo import samplers
 from hpo.errors import HpoError
 from hpo.problem import Problem
-from hpo.samplers import Start
-from search_spaces.domains import Domain
+from hpo.samplers import Sampler, Start
+from search_spaces.domains import Domain, Float
 from search_spaces.space import holds
 
 if TYPE_CHECKING:
+    from objectives.training.measurement import Measurement
     from objectives.training.tuner import Tuner
-    from search_spaces.domains import Point
+    from search_spaces.domains import Point, Scalar
     from search_spaces.schedule import Schedule
+
+
+def descended(
+    problem: Problem, schedule: Schedule, seed: int, folder: str | None
+) -> Generator[Measurement]:
+    """The measurements of a trial that goes downhill from where `schedule` begins."""
+    spec = problem.spec
+    sampler = samplers.load(spec.sampler)
+    assert sampler.descend is not None
+    options = samplers.parse_options(sampler, spec.sampler_options, spec.sampler)
+    point = schedule.at(0.0)
+    start = Start(tunable(problem, point), {}, whole_point(problem, point))
+    file = None if folder is None else Path(folder) / f"seed-{seed}.pt"
+    return sampler.descend(problem.target, start, seed, options, file)
+
+
+def whole_point(problem: Problem, point: Point) -> Point:
+    """A point with every knob of a bilevel problem: those the study leaves out, at their start."""
+    own = problem.target.space
+    return {**{name: domain.start_value() for name, domain in own.items()}, **point}
 
 
 def tuner(problem: Problem, schedule: Schedule) -> Tuner:
@@ -31,7 +54,9 @@ def tuner(problem: Problem, schedule: Schedule) -> Tuner:
 def tunable(problem: Problem, point: Point) -> dict[str, Domain]:
     """The searched knobs that act on the loss and that their conditions switch on: those of
     regularizers that have a place in the model, and the weights of a task's auxiliary losses."""
-    scalars = {name: value for name, value in point.items() if not isinstance(value, tuple)}
+    if problem.is_bilevel:
+        return {name: d for name, d in problem.space.items() if _differentiable(d, point)}
+    scalars = _scalars(point)
     used = {knob for record in problem.regularizers.values() for knob in record.knobs}
     if hasattr(problem.target, "auxiliary_losses"):
         used |= set(getattr(problem.target, "space", None) or ())
@@ -42,14 +67,22 @@ def tunable(problem: Problem, point: Point) -> dict[str, Domain]:
     }
 
 
+def _scalars(point: Point) -> dict[str, Scalar]:
+    return {name: value for name, value in point.items() if not isinstance(value, tuple)}
+
+
+def _differentiable(domain: Domain, point: Point) -> bool:
+    return isinstance(domain, Float) and (not domain.when or holds(domain, _scalars(point)))
+
+
 def check(problem: Problem) -> None:
     """Raises HpoError if the study's sampler tunes within runs and cannot do so here."""
     spec = problem.spec
     sampler = samplers.load(spec.sampler)
-    if sampler.tune is None:
+    if not sampler.in_run:
         return
     options = samplers.parse_options(sampler, spec.sampler_options, spec.sampler)
-    if samplers.load(options.propose).tune is not None:
+    if samplers.load(options.propose).in_run:
         raise HpoError(
             f"sampler {spec.sampler}: propose is {options.propose}, which tunes within runs itself",
             hint="propose is the sampler that works between runs, for example tpe or random",
@@ -57,14 +90,7 @@ def check(problem: Problem) -> None:
             found=options.propose,
             path=("sampler_options", "propose"),
         )
-    if not problem.is_task:
-        raise HpoError(
-            f"sampler {spec.sampler} tunes while a model trains, but objective {spec.objective}"
-            " is a function that trains on its own",
-            hint="give a task (methods model, batches, loss; see hpo init), or use sampler tpe",
-            code="not-a-task",
-            path=("sampler",),
-        )
+    _check_target(problem, sampler)
     if spec.seeds > 1:
         raise HpoError(
             f"seeds is {spec.seeds}: sampler {spec.sampler} finds a path of its own for each seed,"
@@ -74,6 +100,42 @@ def check(problem: Problem) -> None:
             found=spec.seeds,
             path=("seeds",),
         )
+    _check_space(problem)
+
+
+def _check_target(problem: Problem, sampler: Sampler) -> None:
+    """Raises HpoError if the objective is not of the kind that the sampler bends knobs in."""
+    spec = problem.spec
+    if sampler.tune is None and not problem.is_bilevel:
+        raise HpoError(
+            f"sampler {spec.sampler} needs an inner and an outer loss, but objective"
+            f" {spec.objective} is a {'task' if problem.is_task else 'function'}",
+            hint="give a bilevel problem (init_params, inner_loss, outer_loss), or use sampler"
+            f" {'stn' if problem.is_task else 'tpe'}",
+            code="not-bilevel",
+            path=("sampler",),
+        )
+    if sampler.descend is None and problem.is_bilevel:
+        raise HpoError(
+            f"sampler {spec.sampler} tunes while a model trains, but objective {spec.objective} is"
+            " a bilevel problem, whose inner loss is solved as a whole",
+            hint="use sampler maid",
+            code="not-a-task",
+            path=("sampler",),
+        )
+    if sampler.descend is None and not problem.is_task:
+        raise HpoError(
+            f"sampler {spec.sampler} tunes while a model trains, but objective {spec.objective}"
+            " is a function that trains on its own",
+            hint="give a task (methods model, batches, loss; see hpo init), or use sampler tpe",
+            code="not-a-task",
+            path=("sampler",),
+        )
+
+
+def _check_space(problem: Problem) -> None:
+    """Raises HpoError if the space has nothing that can be tuned within a run."""
+    spec = problem.spec
     curved = [name for name, domain in problem.space.items() if domain.schedule is not None]
     if curved:
         raise HpoError(

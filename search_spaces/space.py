@@ -19,6 +19,8 @@ from search_spaces.plugins import unknown
 if TYPE_CHECKING:
     from search_spaces.schedule import Schedule
 
+TOGETHER = 64  # a vector with more strengths is searched between runs as one number
+
 # What MLflow accepts in a metric name, less the characters that coordinates add to it.
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
 
@@ -54,7 +56,9 @@ class SearchSpace(Mapping[str, Domain]):
         """The scalar knobs of a black-box search, each after the ones its condition names.
 
         A vector gives one coordinate a strength (`l2[3]`), a searched schedule one a knot
-        (`dropout@0.5`).
+        (`dropout@0.5`). A vector of more than 64 strengths gives a single one, which all of them
+        share: telling them apart is for methods that tune within a run. If its strengths start from
+        different values it gives none, and stays there between runs.
         """
         return dict(self._coordinates)
 
@@ -102,10 +106,13 @@ class SearchSpace(Mapping[str, Domain]):
         tracks = {}
         for name, domain in self.domains.items():
             own = self._own[name]
-            if own[0] not in active:
+            off = own[0] not in active if own else not holds(domain, filled)
+            if off:
                 tracks[name] = Track("constant", (0.0,), (resting(domain),))
                 continue
             numbers = [domain.settle(filled[coordinate]) for coordinate in own]
+            if long(domain):
+                numbers = _shared(domain, numbers)
             tracks[name] = Track(*_form(domain), _grouped(domain, numbers), _options(domain))
         return Schedule(self, tracks)
 
@@ -159,12 +166,30 @@ def _split(name: str, domain: Domain) -> Iterator[tuple[str, Domain]]:
         knots = [f"@{place:.4g}" for place in form.progress()]
     start = domain.start_value()
     one = scalar(domain)
+    if long(domain) and isinstance(one, Float) and isinstance(start, tuple):
+        if len(set(start)) > 1:
+            return
+        one = dataclasses.replace(one, start=start[0])
     for knot in knots:
-        if isinstance(one, Float) and isinstance(start, tuple):
+        if isinstance(one, Float) and isinstance(start, tuple) and not long(domain):
             for index, value in enumerate(start):
                 yield f"{name}[{index}]{knot}", dataclasses.replace(one, start=value)
         else:
             yield name + knot, one
+
+
+def long(domain: Domain) -> bool:
+    """Whether a knob has so many strengths that a search between runs takes them together."""
+    return domain.size is not None and domain.size > TOGETHER
+
+
+def _shared(domain: Domain, numbers: list[Value]) -> list[Value]:
+    """The strengths of a long vector, knot by knot; its start where it has no coordinate."""
+    if not numbers:
+        start = domain.start_value()
+        assert isinstance(start, tuple)
+        return [*start] * len(_form(domain)[1])
+    return [number for number in numbers for _ in range(domain.size or 1)]
 
 
 def _scalar_start(domain: Domain) -> Scalar:

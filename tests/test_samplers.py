@@ -226,7 +226,7 @@ def test_knobs_that_cmaes_may_draw_at_random() -> None:
 def test_a_tuner_may_have_many_coordinates() -> None:
     """What is tuned in the run is not proposed point by point, so its number does not matter."""
     record = Sampler(samplers.load("random").propose, tune=object)
-    space = SearchSpace({"l2": Float(1e-6, 1, "log", size=5000)})
+    space = SearchSpace({f"l{k}": Float(1e-6, 1, "log", size=60) for k in range(50)})
     samplers.check(record, "mine", Request(space.coordinates()))
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from search_spaces import plugins, presets
 from search_spaces.domains import Choice, Float, Form, Int
 from search_spaces.errors import HpoError
-from search_spaces.space import SearchSpace, holds
+from search_spaces.space import TOGETHER, SearchSpace, holds
 
 DEFAULTS = {
     "weight_decay": Float(1e-6, 1e-1, "log", start=1e-4, off=0),
@@ -235,3 +235,21 @@ def test_unknown_and_impossible_coordinates_are_refused() -> None:
         SPACE.schedule({"dropout": 0.1})
     with pytest.raises(HpoError, match=r"value 0.9 is not possible"):
         SPACE.schedule({"dropout@0": 0.9})
+
+
+def test_a_long_vector_is_one_coordinate_between_runs() -> None:
+    size = TOGETHER + 1
+    even, uneven = Float(1e-3, 1, "log", start=0.1, size=size), tuple(k / size for k in range(size))
+    space = SearchSpace(
+        {
+            "even": even,
+            "curve": Float(0, 1, start=0.5, size=size, schedule=Form("linear", 2)),
+            "uneven": Float(0, 1, start=uneven, size=size),
+        }
+    )
+    assert list(space.coordinates()) == ["even", "curve@0", "curve@1"]
+    schedule = space.schedule({"even": 0.2, "curve@1": 0.7})
+    assert schedule.at(0.0)["even"] == (0.2,) * size
+    assert schedule.at(1.0)["curve"] == pytest.approx((0.7,) * size)
+    assert schedule.at(0.5)["uneven"] == uneven
+    assert space.start["even"] == (0.1,) * size

@@ -103,7 +103,7 @@ def at_ask(
 
     seed = study_seed if sampler.one_sequence else _derived(study_seed, number)
     proposing = sampler.propose(seed, request)
-    if sampler.tune is not None:
+    if sampler.in_run:
         from hpo.samplers._inrun import InRun
 
         proposing = InRun(proposing, request, final)
@@ -171,7 +171,7 @@ def _coordinates(space: Mapping[str, Domain] | None) -> Mapping[str, Domain]:
 def _too_many(sampler: Sampler, name: str, request: Request) -> str | None:
     """Why a space has too many coordinates for a sampler that must propose every one of them."""
     count = len(request.coordinates)
-    if sampler.tune is not None or count <= sampler.most:
+    if sampler.in_run or count <= sampler.most:
         return None
     sizes: dict[str, int] = {}
     for coordinate in request.coordinates:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import optuna
 
+    from objectives.training.measurement import Measurement
     from objectives.training.tuner import Tuner
     from search_spaces.domains import Domain, Point
     from search_spaces.regularizer import Regularizer
@@ -67,6 +68,8 @@ class Sampler:
                     it must remember lies in the study's trials
     options         the frozen dataclass of its options
     tune            the in-run half: start and options -> the `Tuner` of one trial
+    descend         the in-run half for bilevel problems: problem, start, seed, options and a file
+                    for checkpoints -> the Measurements of one trial
     refuse          request -> why this space cannot be searched, or None; a second line says what
                     to do instead
     one_sequence    True: the seed is the study's own at every trial; False: one derived from it
@@ -80,9 +83,15 @@ class Sampler:
     propose: Callable[[int, Request], optuna.samplers.BaseSampler]
     options: type = NoOptions
     tune: Callable[[Start, Any], Tuner] | None = None
+    descend: Callable[..., Generator[Measurement]] | None = None
     refuse: Callable[[Request], str | None] | None = None
     one_sequence: bool = False
     exhausted: Callable[[optuna.Study, Request], bool] | None = None
     joint: Callable[[Request], list[str] | None] | None = None
     most: int = 256
     summary: str = ""
+
+    @property
+    def in_run(self) -> bool:
+        """Whether it bends the knobs of a trial while that goes on."""
+        return self.tune is not None or self.descend is not None

@@ -14,25 +14,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpo.bilevel.stn.options import SelfTuningOptions
-from hpo.samplers._sampler import InRunOptions, Request, Sampler, Start
+from hpo.samplers._inrun import outer
+from hpo.samplers._sampler import InRunOptions, Sampler, Start
 
 if TYPE_CHECKING:
-    from optuna.samplers import BaseSampler
-
     from objectives.training.tuner import Tuner
 
 
 @dataclass(frozen=True)
 class Options(SelfTuningOptions, InRunOptions):
     __doc__ = f"{SelfTuningOptions.__doc__}\n{InRunOptions.__doc__}"
-
-
-def propose(seed: int, request: Request) -> BaseSampler:
-    from hpo import samplers
-
-    outer = samplers.load(request.options.propose)
-    options = samplers.parse_options(outer, {}, request.options.propose)
-    return outer.propose(seed, Request(request.coordinates, options, request.trials))
 
 
 def tune(start: Start, options: Any) -> Tuner:
@@ -46,5 +37,5 @@ def tune(start: Start, options: Any) -> Tuner:
 
 
 SAMPLER = Sampler(
-    propose, Options, tune=tune, summary="tunes knobs while a run trains (Self-Tuning Networks)"
+    outer, Options, tune=tune, summary="tunes knobs while a run trains (Self-Tuning Networks)"
 )

@@ -13,6 +13,7 @@ from hpo.tracking.batch import Point
 
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 _MOST_PARAM, _MOST_TAG, _MOST_NAME = 6000, 5000, 250
+_LONG = 64  # strengths of a vector; more would be more than anyone can look at
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Parcel:
     start: Mapping[str, Any] | None = None
     points: list[Point] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
     end: tuple[str, int] | None = None
 
     def add(self, event: Mapping[str, Any]) -> None:
@@ -46,6 +48,7 @@ class Parcel:
             self.tags["hpo.outcome"] = outcome
             said = {f"hpo.{name}": event.get(name) or None for name in ("reason", "message")}
             self.tags.update(texts(said, _MOST_TAG))
+            self.files.extend(str(file) for file in event.get("artifacts") or ())
             self.end = (STATUS.get(outcome, "FAILED"), time)
 
 
@@ -62,10 +65,15 @@ def measured(event: Mapping[str, Any]) -> Iterator[Point]:
 
 
 def knobs(point: Mapping[str, Any]) -> dict[str, Any]:
-    """The knobs that can be drawn: numbers as h/<knob>, vectors as h/<knob>/<i>, no text."""
+    """The knobs that can be drawn: numbers as h/<knob>, vectors as h/<knob>/<i>, no text; of long
+    vectors the least, the mean and the greatest strength."""
     drawn: dict[str, Any] = {}
     for name, value in point.items():
-        if isinstance(value, list | tuple):
+        if isinstance(value, list | tuple) and len(value) > _LONG:
+            mean = sum(value) / len(value)
+            some = {"least": min(value), "mean": mean, "most": max(value)}
+            drawn.update({f"h/{name}/{which}": number for which, number in some.items()})
+        elif isinstance(value, list | tuple):
             drawn.update({f"h/{name}/{index}": entry for index, entry in enumerate(value)})
         elif not isinstance(value, str):
             drawn[f"h/{name}"] = value

@@ -124,6 +124,7 @@ class Sender:
         start = made.start or {}
         self.store.log(run.id, made.points, parcel.params(start.get("params") or {}), made.tags)
         run.step = made.step
+        self.store.attach(run.id, made.files)
         if made.end:
             self.store.end(run.id, *made.end)
             self._cursor.runs.pop(name, None)

@@ -36,7 +36,7 @@ class BilevelProblem(Protocol):
     selection_loss(x, h), final_metric(x, h)
                     a loss on rows kept apart for choosing among trials, and named numbers that
                     are shown beside the losses (PSNR, an error rate)
-    pictures(x, h)  named images (channels last, values 0 to 1) to look at
+    views(x, h)     pictures by name to look at, (rows, columns) or (rows, columns, 3), 0 to 1
     """
 
     space: "Mapping[str, Domain]"

@@ -10,6 +10,7 @@ from search_spaces.errors import HpoError
 _KEYS = {"step", "progress", "metrics", "point", "cost"}
 _OPTIONAL = {"spread", "notes"}
 DIAGNOSTIC = "stn/"  # metrics that begin so are about the tuner: they measure no model
+DIAGNOSTICS = (DIAGNOSTIC, "hypergradient/")
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Measurement:
 
 def is_diagnostic(metric: str) -> bool:
     """Whether a metric is about the tuner and not about the model."""
-    return metric.startswith(DIAGNOSTIC)
+    return metric.startswith(DIAGNOSTICS)
 
 
 def _listed(values: Mapping[str, Any]) -> dict[str, Any]:

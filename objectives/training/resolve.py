@@ -13,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from objectives.training import bilevel
+from objectives.training.bilevel import is_bilevel
 from objectives.training.blame import described
 from objectives.training.fields import checked
 from objectives.training.task import METHODS, is_task
@@ -187,9 +189,13 @@ def _offers(module: ModuleType) -> list[str]:
         name
         for name, thing in vars(module).items()
         if not name.startswith("_")
-        and (getattr(thing, "__module__", None) == module.__name__ or is_task(thing))
-        and (callable(thing) or is_task(thing))
+        and (getattr(thing, "__module__", None) == module.__name__ or _known(thing))
+        and (callable(thing) or _known(thing))
     )
+
+
+def _known(thing: Any) -> bool:
+    return is_task(thing) or is_bilevel(thing)
 
 
 def _constructed(found: type, options: dict[str, Any], owner: str) -> Any:
@@ -210,10 +216,23 @@ def _constructed(found: type, options: dict[str, Any], owner: str) -> Any:
         ) from error
 
 
+def _refuse_half(thing: Any, owner: str) -> None:
+    """HpoError if the thing has some of the methods of a bilevel problem but not all."""
+    lacks = [name for name in bilevel.METHODS if not callable(getattr(thing, name, None))]
+    if lacks and len(lacks) < len(bilevel.METHODS):
+        raise HpoError(
+            f"{owner} is no bilevel problem: it has no {' and no '.join(lacks)}",
+            hint="one has space, init_params(seed), inner_loss(params, h), outer_loss(params, h)",
+            code="bad-objective",
+            path=("objective",),
+        )
+
+
 def _usable(thing: Any, owner: str) -> Any:
     """The thing, if it is a task or can be called; else HpoError saying what it lacks."""
-    if is_task(thing):
+    if is_task(thing) or is_bilevel(thing):
         return thing
+    _refuse_half(thing, owner)
     has = [method for method in METHODS if callable(getattr(thing, method, None))]
     lacks = [method for method in METHODS if method not in has]
     if has and not (callable(thing) and len(has) == 1):
@@ -227,6 +246,7 @@ def _usable(thing: Any, owner: str) -> Any:
         raise HpoError(
             f"{owner} is neither a task nor a function, but of the kind {type(thing).__name__}",
             hint="a task has model(seed), batches(split, rng), loss(model, batch); "
+            "a bilevel problem init_params(seed), inner_loss(params, h), outer_loss(params, h); "
             "a black box is a function of (h, seed)",
             code="bad-objective",
             path=("objective",),

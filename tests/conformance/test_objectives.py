@@ -15,6 +15,10 @@ import numpy as np
 import pytest
 import torch
 
+from hpo.bilevel.implicit.curvature import Curvature
+from hpo.bilevel.implicit.evaluation import Rules, Warm, evaluate
+from hpo.bilevel.implicit.problem import Bilevel
+from objectives.training.bilevel import is_bilevel
 from objectives.training.loop import train
 from objectives.training.measurement import Measurement
 from objectives.training.options import Training
@@ -64,7 +68,8 @@ def kind_of(name: str) -> Any:
 
 
 TASKS = [name for name in NAMES if all(hasattr(kind_of(name), method) for method in METHODS)]
-BLACK_BOXES = sorted(set(NAMES) - set(TASKS))
+BILEVEL = [name for name in NAMES if is_bilevel(kind_of(name))]
+BLACK_BOXES = sorted(set(NAMES) - set(TASKS) - set(BILEVEL))
 
 
 def given(name: str, folder: Path) -> Any:
@@ -79,6 +84,11 @@ def objective(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
 @pytest.fixture(params=TASKS)
 def task(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    return given(request.param, tmp_path)
+
+
+@pytest.fixture(params=BILEVEL)
+def bilevel(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     return given(request.param, tmp_path)
 
 
@@ -127,8 +137,8 @@ def test_the_objective_knows_its_name_and_says_what_it_is(objective: Any) -> Non
     assert not dataclasses.is_dataclass(objective) or objective == dataclasses.replace(objective)
 
 
-def test_an_objective_is_a_task_or_a_black_box(objective: Any) -> None:
-    assert is_task(objective) != callable(objective)
+def test_an_objective_is_of_one_kind(objective: Any) -> None:
+    assert is_task(objective) + is_bilevel(objective) + callable(objective) == 1
 
 
 def test_the_space_of_an_objective_can_be_searched(objective: Any) -> None:
@@ -296,3 +306,51 @@ def test_a_black_box_gives_finite_numbers_and_no_chance(black_box: Any) -> None:
         assert values and all(math.isfinite(value) for value in values)
         assert measured(point, 1) == values
     assert measured(low, 1) != measured(high, 1)
+
+
+# bilevel problems
+
+
+def start_of(bilevel: Any) -> tuple[Bilevel, torch.Tensor]:
+    point = SearchSpace(bilevel.space).start
+    flat = Bilevel(bilevel, point)
+    return flat, flat.coordinates.of(point)
+
+
+def test_both_losses_are_finite_and_without_chance(bilevel: Any) -> None:
+    flat, t = start_of(bilevel)
+    assert torch.equal(flat.start, start_of(bilevel)[0].start)
+    for end in (t, torch.zeros_like(t), flat.coordinates.spans):
+        first, again = (flat.gradient(flat.start, end) for _ in range(2))
+        assert torch.isfinite(first[0]).all() and torch.isfinite(first[1]).all()
+        assert torch.equal(first[1], again[1])
+        assert math.isfinite(flat.outer_value(flat.start, end))
+
+
+def test_second_derivatives_are_those_of_the_inner_gradient(bilevel: Any) -> None:
+    """A little way from the start, where pictures are no longer what was observed."""
+    flat, t = start_of(bilevel)
+    rng = torch.Generator().manual_seed(0)
+    u, v, x = (torch.randn(len(flat), generator=rng, dtype=flat.start.dtype) for _ in range(3))
+    s = torch.randn(len(t), generator=rng, dtype=t.dtype)
+    x, small = flat.start + 0.05 * x, 1e-5
+    curvature = Curvature(flat, x, t)
+    left, right = float(u @ curvature.product(v)), float(v @ curvature.product(u))
+    assert left == pytest.approx(right, rel=1e-9, abs=1e-12)
+    ahead, behind = (flat.gradient(x, t + sign * small * s)[1] for sign in (1, -1))
+    moved = float(v @ (ahead - behind)) / (2 * small)
+    assert float(curvature.cross(v) @ s) == pytest.approx(moved, rel=1e-4, abs=1e-9)
+
+
+def test_the_hypergradient_says_where_the_outer_loss_falls(bilevel: Any) -> None:
+    flat, t = start_of(bilevel)
+    slope = 1e-5 * float(flat.gradient(flat.start, t)[1].norm())
+    here = evaluate(flat, t, Warm(flat.start), Rules(relative=1e-4), slope=slope)
+    step = -here.gradient / float(here.gradient.norm())
+    small = 0.05
+    ahead, behind = (
+        evaluate(flat, t + sign * small * step, here.warm, Rules(relative=1e-4), slope=slope).value
+        for sign in (1, -1)
+    )
+    found = (ahead - behind) / (2 * small)
+    assert found == pytest.approx(-float(here.gradient.norm()), rel=0.05)

@@ -32,9 +32,9 @@ from hpo import samplers
 from hpo.samplers import Request
 from hpo.samplers._suggest import suggest, to_param
 from search_spaces import plugins
-from search_spaces.domains import Choice, Domain, Float, Int
+from search_spaces.domains import Choice, Domain, Float, Form, Int
 from search_spaces.errors import HpoError
-from search_spaces.space import SearchSpace
+from search_spaces.space import TOGETHER, SearchSpace
 
 NAMES = plugins.names("hpo.samplers")
 TRIALS = 16
@@ -188,10 +188,12 @@ def test_nothing_is_raised_or_warned_at_the_end(name: str) -> None:
         assert ended == (sampler.exhausted is not None and number >= 3)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if samplers.load(n).tune is None])
+@pytest.mark.parametrize("name", [n for n in NAMES if not samplers.load(n).in_run])
 def test_many_coordinates_are_refused(name: str) -> None:
     sampler = samplers.load(name)
-    space = SearchSpace({"l2": Float(1e-6, 1, "log", size=sampler.most + 1), "a": Int(1, 2)})
+    knots = sampler.most // TOGETHER + 1
+    l2 = Float(1e-6, 1, "log", size=TOGETHER, schedule=Form("steps", max(2, knots)))
+    space = SearchSpace({"l2": l2, "a": Int(1, 2)})
     with pytest.raises(HpoError, match=f"at most {sampler.most} numbers.*l2 alone") as caught:
         samplers.check(sampler, name, _request(name, space))
     assert caught.value.path == ("sampler",) and caught.value.hint

@@ -72,7 +72,7 @@ def hypergradient(
     from hpo.bilevel.implicit.problem import Bilevel
 
     point = {name: domain.start_value() for name, domain in problem.space.items()}
-    flat = Bilevel(problem, {**point, **dict(knobs or {})}, seed)
+    flat = Bilevel(problem, {**point, **dict(knobs or {})}, seed=seed)
     t = flat.coordinates.of({**point, **dict(knobs or {})})
     start = flat.start if params is None else flat.flat(params)
     first = float(flat.gradient(flat.start, t)[1].norm())

@@ -30,19 +30,22 @@ _REFINEMENTS, _BACKTRACKS = 6, 8
 _LIKELY, _POOR = 0.7, 0.1  # ratios of actual and predicted decrease that widen and narrow the trust
 _MEMORY, _FADING, _FLOOR = 10, 0.9, 0.03  # pairs kept; of the mean square gradient
 _LEAST = 1e-13
+_IDLE = 3
 
 
 @dataclass(frozen=True)
 class Descent:
     """How MAID goes down. iterations: accepted steps at most. first: the longest step of a knob at
     the beginning, in units of its coordinate (a factor of e); longest: ever. accuracy: the first
-    inner solve leaves at most this share of the first inner gradient; 0.1 at most.
+    inner solve leaves at most this share of the first inner gradient; 0.1 at most. gain: the chain
+    ends after three steps each of which has lowered F by less than this share of it.
     """
 
     iterations: int = 50
     first: float = 0.5
     longest: float = 3.0
     accuracy: float = 0.1
+    gain: float = 1e-3
     rules: Rules = field(default_factory=Rules)
 
 
@@ -51,8 +54,9 @@ class Chain:
     """Where a chain is: all that decides how it goes on.
 
     pairs: (step, change of gradient) of the last accepted steps. square: the running mean square of
-    the gradient (m,). radius: the longest step of a coordinate that is trusted. ended: why it is
-    over, or nothing.
+    the gradient (m,). radius: the longest step of a coordinate that is trusted. floor: an inner
+    gradient below it is rounding. small: how many steps running have gained too little. ended: why
+    it is over, or nothing.
     """
 
     here: Evaluation
@@ -62,6 +66,7 @@ class Chain:
     floor: float
     iteration: int = 0
     evaluations: int = 1
+    small: int = 0
     ended: str = ""
 
 
@@ -208,6 +213,8 @@ def _accepted(state: Chain, attempt: _Attempt, square: Tensor, descent: Descent)
         radius = min(descent.longest, 2 * radius)
     elif attempt.tries > 0 or ratio < _POOR:
         radius = max(1e-3, min(radius, 1.5 * size))
+    gained = here.value - found.value >= descent.gain * abs(here.value)
+    small = 0 if gained else state.small + 1
     known = (*state.pairs, (step, found.gradient - here.gradient))[-_MEMORY:]
     return replace(
         state,
@@ -217,6 +224,8 @@ def _accepted(state: Chain, attempt: _Attempt, square: Tensor, descent: Descent)
         radius=radius,
         iteration=state.iteration + 1,
         evaluations=state.evaluations + attempt.evaluations,
+        small=small,
+        ended="the last steps have gained next to nothing" if small == _IDLE else "",
     )
 
 

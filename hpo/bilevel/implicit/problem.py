@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hpo.bilevel.implicit.coordinates import Coordinates
 from objectives.training.bilevel import BilevelProblem
-from search_spaces.domains import Point
+from search_spaces.domains import Domain, Float, Point
 from search_spaces.errors import HpoError
 
 
@@ -46,11 +46,18 @@ class Work:
 class Bilevel:
     """inner(x, t) and outer(x, t) for vectors x (n,) and t (m,).
 
+    `tunable` are the domains of the knobs that t holds; the others stay at their values in `point`.
     `problems` is how many independent inner problems there are, which lie one after the other in x;
     `inner_each` gives their losses (problems,), `inner` their sum.
     """
 
-    def __init__(self, problem: BilevelProblem, point: Point, seed: int = 0) -> None:
+    def __init__(
+        self,
+        problem: BilevelProblem,
+        point: Point,
+        tunable: Mapping[str, Domain] | None = None,
+        seed: int = 0,
+    ) -> None:
         self.problem = problem
         self.work = Work()
         first = problem.init_params(seed)
@@ -60,7 +67,8 @@ class Bilevel:
         tensors = list(first.values()) if isinstance(first, Mapping) else [first]
         self.problems = _count(axis, tensors)
         self.start = self._joined(tensors).detach().clone()
-        self.coordinates = Coordinates(problem.space, point, self.start.device)
+        domains = problem.space if tunable is None else tunable
+        self.coordinates = Coordinates(domains, point, self.start.device)
         self.mu: Callable[[Tensor], float] | None = None
         if callable(getattr(problem, "mu", None)):
             self.mu = lambda t: float(problem.mu(self.coordinates.values(t)))  # type: ignore[attr-defined]
@@ -91,10 +99,11 @@ class Bilevel:
 
     def knobs(self, t: Tensor) -> dict[str, Any]:
         """The strengths at t in the precision of the parameters."""
-        values = self.coordinates.values(t)
-        return {
-            n: v.to(self.start.dtype) if isinstance(v, Tensor) else v for n, v in values.items()
-        }
+        values, like = self.coordinates.values(t), self.start
+        for name, domain in self.problem.space.items():
+            if isinstance(domain, Float) and name in values:  # those that are held too
+                values[name] = torch.as_tensor(values[name], dtype=like.dtype, device=like.device)
+        return values
 
     def inner_each(self, x: Tensor, t: Tensor) -> Tensor:
         """The inner losses (problems,)."""
