@@ -77,6 +77,18 @@ def test_every_part_runs_and_leaves_its_numbers(tmp_path: Path) -> None:
     assert tuned[0] in found["retrain"]["runs"]
 
 
+@pytest.mark.slow
+def test_every_part_of_the_hypergradients_runs(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "hypergrad.py"), "--quick"]
+    command += ["--results", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    parts = ("digits", "tv", "network", "intervals")
+    for part in parts:
+        assert f"## {part}" in done.stdout
+        assert json.loads((tmp_path / f"hypergrad-{part}-quick.json").read_text())["rows"]
+
+
 def test_unknown_part_is_named_before_anything_runs() -> None:
     command = [sys.executable, str(BENCHMARKS / "stn.py"), "rase"]
     done = subprocess.run(command, capture_output=True, text=True)

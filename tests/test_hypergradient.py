@@ -166,6 +166,39 @@ def test_separate_problems_agree_with_re_solved_differences(lower):
     assert float((grad["pull"] - truth).norm() / truth.norm()) < 1e-7
 
 
+class ElasticNet(Ridge):
+    """L1 through the prox, L2 within the loss; one strength a feature and one for all."""
+
+    space: ClassVar = {
+        "l1": Float(1e-4, 1e2, "log", start=0.05),
+        "l2": Float(1e-4, 1e2, "log", start=0.1, size=12),
+    }
+    mu = outer_smoothness = None
+
+    def prox(self, params, h, step):
+        return params.sign() * (params.abs() - step * h["l1"]).clamp(min=0)
+
+
+def test_elastic_net_agrees_on_the_support_with_re_solved_differences():
+    problem, point = ElasticNet(), {"l1": 0.4, "l2": (0.1,) * 12}
+    value, grad, certificate = hpo.hypergradient(problem, point, 1e-12)
+    weights = certificate.params
+    assert 2 <= int((weights == 0).sum()) <= 10
+    for name in ("l1", "l2"):
+        truth = differences(problem, point, name)
+        found = grad[name].reshape(-1)
+        assert float((found - truth).norm() / truth.norm()) < 1e-7
+    assert not grad["l2"][weights == 0].any()
+    assert value == pytest.approx(resolved(problem, point), rel=1e-10)
+
+
+def test_a_solver_that_does_not_fit_the_prox_is_refused():
+    with pytest.raises(hpo.HpoError, match="lower is lbfgs, and the inner problem has a prox"):
+        hpo.hypergradient(ElasticNet(), lower="lbfgs")
+    with pytest.raises(hpo.HpoError, match="has no prox"):
+        hpo.hypergradient(Ridge(), lower="proximal")
+
+
 def curvature_of(problem):
     point = {name: domain.start_value() for name, domain in problem.space.items()}
     flat = Bilevel(problem, point)

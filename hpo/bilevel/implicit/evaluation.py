@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hpo.bilevel.implicit.curvature import Curvature
 from hpo.bilevel.implicit.inverse import cg
 from hpo.bilevel.implicit.inverse.precondition import Apply, Pairs, pairs
 from hpo.bilevel.implicit.lower import solvers
 from hpo.bilevel.implicit.problem import Bilevel
+from hpo.bilevel.implicit.proximal_curvature import curvature_at
 
 _LEAST = 1e-13  # of the first inner gradient: what rounding leaves to be solved
 
@@ -89,8 +89,9 @@ def evaluate(
         known=warm.pairs,
         measure=measure,
     )
-    curvature = Curvature(problem, solved.x, t)
-    problem.work.gradients -= 1  # the solver has made this gradient last, and has counted it
+    curvature = curvature_at(problem, solved.x, t)
+    if problem.smooth:
+        problem.work.gradients -= 1  # the solver has made this gradient last, and has counted it
     raw, b, direct = problem.outer_gradients(solved.x, t)
     apply = pairs(solved.pairs)
     linear = cg.solve(

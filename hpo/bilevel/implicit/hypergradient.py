@@ -66,10 +66,10 @@ def hypergradient(
     """
     import torch
 
-    from hpo.bilevel.implicit.curvature import Curvature
     from hpo.bilevel.implicit.evaluation import bound
     from hpo.bilevel.implicit.lower import solvers
     from hpo.bilevel.implicit.problem import Bilevel
+    from hpo.bilevel.implicit.proximal_curvature import curvature_at
 
     point = {name: domain.start_value() for name, domain in problem.space.items()}
     flat = Bilevel(problem, {**point, **dict(knobs or {})}, seed=seed)
@@ -79,7 +79,7 @@ def hypergradient(
     solved = solvers.minimize(flat, t, start, tolerance * first, name=lower)
     if not solved.reached and not float(solved.slope.norm()) <= 1e3 * tolerance * first:
         raise _unsolved(float(solved.slope.norm()), first, solved.iterations)
-    curvature = Curvature(flat, solved.x, t)
+    curvature = curvature_at(flat, solved.x, t)
     raw, b, direct = flat.outer_gradients(solved.x, t)
     linear = _solve(inverse)(curvature, b, tolerance * float(b.norm()), **options)
     slope = direct - curvature.cross(linear.q)

@@ -10,6 +10,7 @@ from hpo.bilevel.implicit.inverse.precondition import Apply, Pairs
 from hpo.bilevel.implicit.lower import accelerated, lbfgs, newton, proximal
 from hpo.bilevel.implicit.lower._minimum import Minimum
 from hpo.bilevel.implicit.problem import Bilevel
+from search_spaces.errors import HpoError
 from search_spaces.plugins import unknown
 
 NAMES = ("auto", "lbfgs", "newton", "accelerated", "proximal")
@@ -31,6 +32,13 @@ def minimize(
     """
     if name == "auto":
         name = "lbfgs" if problem.smooth else "proximal"
+    if name in NAMES and (name == "proximal") == problem.smooth:
+        raise HpoError(
+            f"lower is {name}, and the inner problem has {'no' if problem.smooth else 'a'} prox",
+            hint="leave lower out: the solver is chosen to fit",
+            code="refused",
+            path=("lower",),
+        )
     if name == "lbfgs":
         return lbfgs.minimize(problem, t, x, tolerance, base=base, known=known, measure=measure)
     if name == "newton":

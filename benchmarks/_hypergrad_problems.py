@@ -1,0 +1,133 @@
+"""What hypergradients are measured on: problems whose true outer loss can be had exactly."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from objectives.logistic import Logistic
+from objectives.tv_denoise import TvDenoise
+from search_spaces.domains import Domain, Float
+
+DOUBLE = torch.float64
+
+
+class Digits:
+    """Softmax regression, 1000 rows to train on and 797 for the outer loss; 640 strengths exp(t),
+    t in [-15, 8], from -3."""
+
+    space: ClassVar[Mapping[str, Domain]] = {
+        "l2": Float(math.exp(-15), math.exp(8), "log", start=math.exp(-3), size=640)
+    }
+
+    def __init__(self) -> None:
+        import numpy as np
+        from sklearn.datasets import load_digits
+
+        pixels, labels = load_digits(return_X_y=True)
+        order = np.random.default_rng(0).permutation(len(labels))
+        x, y = torch.from_numpy(pixels[order] / 16), torch.from_numpy(labels[order]).to(torch.int64)
+        self._train, self._rest = (x[:1000], y[:1000]), (x[1000:], y[1000:])
+
+    def init_params(self, seed: int) -> Tensor:
+        return torch.zeros(64, 10, dtype=DOUBLE)
+
+    def inner_loss(self, params: Tensor, h: Mapping[str, Any]) -> Tensor:
+        penalty: Tensor = (h["l2"] * params.flatten() ** 2).sum() / 2
+        return functional.cross_entropy(self._train[0] @ params, self._train[1]) + penalty
+
+    def outer_loss(self, params: Tensor, h: Mapping[str, Any]) -> Tensor:
+        return functional.cross_entropy(self._rest[0] @ params, self._rest[1])
+
+
+class Photographs(TvDenoise):
+    """Eight photographs of 96 x 96, strength and smoothness exp(t), t in [-12, 3], from -5."""
+
+    space: ClassVar[Mapping[str, Domain]] = {
+        name: Float(math.exp(-12), math.exp(3), "log", start=math.exp(-5))
+        for name in ("strength", "smooth")
+    }
+
+
+class Network:
+    """A network of 2410 weights (64-32-10, tanh) on 600 digits, an L2 strength for each tensor."""
+
+    space: ClassVar[Mapping[str, Domain]] = {"l2": Float(1e-6, 1.0, "log", start=1e-3, size=4)}
+
+    def __init__(self) -> None:
+        self._rows = {split: rows for split, rows in Logistic()._rows.items() if split != "test"}
+
+    def init_params(self, seed: int) -> dict[str, Tensor]:
+        rng = torch.Generator().manual_seed(seed)
+        return {
+            "w1": torch.randn(64, 32, generator=rng, dtype=DOUBLE) / 8,
+            "b1": torch.zeros(32, dtype=DOUBLE),
+            "w2": torch.randn(32, 10, generator=rng, dtype=DOUBLE) / 32**0.5,
+            "b2": torch.zeros(10, dtype=DOUBLE),
+        }
+
+    def inner_loss(self, params: Mapping[str, Tensor], h: Mapping[str, Any]) -> Tensor:
+        squares = torch.stack([(one**2).sum() for one in params.values()])
+        return self._loss(params, "train") + (h["l2"] * squares).sum() / 2
+
+    def outer_loss(self, params: Mapping[str, Tensor], h: Mapping[str, Any]) -> Tensor:
+        return self._loss(params, "validation")
+
+    def _loss(self, params: Mapping[str, Tensor], split: str) -> Tensor:
+        pixels, labels = self._rows[split]
+        hidden = (pixels @ params["w1"] + params["b1"]).tanh()
+        return functional.cross_entropy(hidden @ params["w2"] + params["b2"], labels)
+
+
+class Drawn:
+    """A regression (squares, logistic or robust) with drawn rows, and a strength a feature."""
+
+    def __init__(self, seed: int) -> None:
+        choose, rng = random.Random(seed), torch.Generator().manual_seed(seed)
+        features, rows = choose.choice([5, 20, 60]), choose.choice([20, 80, 200])
+        self.kind = choose.choice(["squares", "logistic", "robust"])
+        scale = torch.logspace(0, -choose.uniform(0, 2), features, dtype=DOUBLE)
+        self._x, self._z = (
+            torch.randn(rows, features, generator=rng, dtype=DOUBLE) * scale for _ in range(2)
+        )
+        truth = torch.randn(features, generator=rng, dtype=DOUBLE) / scale
+        truth /= (self._x @ truth).std()
+        self._y, self._w = (
+            x @ truth + 0.5 * torch.randn(rows, generator=rng, dtype=DOUBLE)
+            for x in (self._x, self._z)
+        )
+        start = 10 ** choose.uniform(-4, 0)
+        self.space: Mapping[str, Domain] = {
+            "l2": Float(1e-5, 10.0, "log", start=start, size=features)
+        }
+        top = torch.linalg.eigvalsh(self._z.t() @ self._z / rows)[-1]
+        self._smoothness = float(top) * (0.25 if self.kind == "logistic" else 1.0)
+
+    def init_params(self, seed: int) -> Tensor:
+        return torch.zeros(self._x.shape[1], dtype=DOUBLE)
+
+    def inner_loss(self, params: Tensor, h: Mapping[str, Any]) -> Tensor:
+        penalty: Tensor = (h["l2"] * params**2).sum() / 2
+        return self._loss(self._x @ params, self._y) + penalty
+
+    def outer_loss(self, params: Tensor, h: Mapping[str, Any]) -> Tensor:
+        return self._loss(self._z @ params, self._w)
+
+    def mu(self, h: Mapping[str, Any]) -> float:
+        return float(h["l2"].min())
+
+    def outer_smoothness(self, h: Mapping[str, Any]) -> float:
+        return self._smoothness
+
+    def _loss(self, found: Tensor, wanted: Tensor) -> Tensor:
+        if self.kind == "squares":
+            return ((found - wanted) ** 2).mean() / 2
+        if self.kind == "logistic":
+            return functional.softplus(-found * wanted.sign()).mean()
+        return ((1 + (found - wanted) ** 2).sqrt() - 1).mean()

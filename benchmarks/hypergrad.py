@@ -1,0 +1,324 @@
+"""Hypergradients: how far MAID comes for how much work, and whether its errors are what it says.
+
+    python benchmarks/hypergrad.py [PART ...] [--quick] [--problems N]
+
+digits      640 strengths of a softmax regression, nine settings of first accuracy and first step
+tv          total variation on eight photographs: work to within 0.1 % of the best value
+network     one hypergradient of a network with 2410 weights, against a dense solve
+intervals   whether the true value lies within what is reported, on drawn problems
+
+One thread. Units are inner gradients and Hessian-vector products; those of the checks of true
+values, which solve the inner problem anew to rounding, are not counted, nor is their time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PARTS = ("digits", "tv", "network", "intervals")
+_MARK = "HPO_BENCHMARK_ENVIRONMENT"
+ACCURACIES, FIRST = (1e-1, 1e-3, 1e-5), (0.1, 0.5, 1.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--quick", action="store_true", help="tiny runs, to see that it works")
+    parser.add_argument("--problems", type=int, default=1000, help="of intervals (1000)")
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for JSON")
+    options = parser.parse_args()
+    for part in options.parts:
+        if part not in PARTS:
+            parser.error(f"unknown part {part}; there are {', '.join(PARTS)}")
+    _one_thread()
+    import torch
+    from _report import verdicts, write
+
+    torch.set_num_threads(1)
+    for part in options.parts or PARTS:
+        report = globals()[part](options)
+        path = options.results / f"hypergrad-{part}{'-quick' if options.quick else ''}.json"
+        write(path, {**vars(options), "results": str(options.results)}, report)
+        print(f"\n## {part}\n")
+        for shown in report.tables:
+            print(shown + "\n")
+        print(verdicts(report.rows, options.quick), flush=True)
+
+
+def _one_thread() -> None:
+    """Starts this script again as workers of this project are started."""
+    if os.environ.get(_MARK):
+        return
+    from _measure import ONE_THREAD
+
+    from hpo.engines import Slots
+    from hpo.engines._devices import environments
+
+    theirs = environments(Slots(workers=1))[0]
+    environment = {**os.environ, **theirs, **ONE_THREAD, _MARK: "1"}
+    os.execve(sys.executable, [sys.executable, *sys.argv], environment)
+
+
+# -- chains ---------------------------------------------------------------------------------------
+
+
+def _descend(problem: Any, units: int, **given: Any) -> list[dict[str, float]]:
+    """A chain until it has spent so many units: at each accepted point the units and CPU seconds
+    so far, what was reported, and the true value."""
+    from hpo.bilevel.implicit import maid
+    from hpo.bilevel.implicit.problem import Bilevel
+    from search_spaces.space import SearchSpace
+
+    descent = maid.Descent(iterations=10_000, gain=0.0, **given)
+    point = SearchSpace(problem.space).start
+    flat = Bilevel(problem, point)
+    begun, away = time.process_time(), 0.0
+    rows = []
+
+    def see(state: maid.Chain) -> None:
+        nonlocal away
+        left = time.process_time()
+        truth = true_value(problem, point, state.here.t, state.here.x)
+        here = state.here
+        row = {"units": flat.work.units, "cpu": left - begun - away, "true": truth}
+        rows.append(row | {"reported": here.value, "error": here.error})
+        away += time.process_time() - left
+
+    begin = maid.begin(flat, flat.coordinates.of(point), descent)
+    see(begin)
+    for state in maid.chain(flat, begin, descent):
+        see(state)
+        if flat.work.units >= units:
+            break
+    return rows
+
+
+def true_value(problem: Any, point: Any, t: Any, x: Any) -> float:
+    """The outer loss where the inner problem is solved as far as rounding lets it."""
+    from hpo.bilevel.implicit.lower import lbfgs
+    from hpo.bilevel.implicit.problem import Bilevel
+
+    flat = Bilevel(problem, point)
+    floor = 1e-11 * float(flat.gradient(flat.start, t)[1].norm())
+    return flat.outer_value(lbfgs.minimize(flat, t, x, floor, limit=50_000).x, t)
+
+
+def _at(rows: list[dict[str, float]], units: float) -> float:
+    """The true value of the last point that was reached within so many units."""
+    return [row["true"] for row in rows if row["units"] <= units][-1]
+
+
+def _first(rows: list[dict[str, float]], value: float) -> dict[str, float] | None:
+    return next((row for row in rows if row["true"] <= value), None)
+
+
+def _shown(row: Mapping[str, float] | None) -> str:
+    return "never" if row is None else f"{row['units']:.0f} ({row['cpu']:.2f} s)"
+
+
+def digits(options: argparse.Namespace) -> Any:
+    from _hypergrad_problems import Digits
+    from _report import Report, Row, table
+
+    budget = 60 if options.quick else 2000
+    settings = [(a, f) for a in ACCURACIES for f in FIRST][: 1 if options.quick else None]
+    lines, runs = [], []
+    for accuracy, first in settings:
+        rows = _descend(Digits(), budget, accuracy=accuracy, first=first)
+        runs.append({"accuracy": accuracy, "first": first, "rows": rows})
+        marks = [f"{_at(rows, mark):.4f}" for mark in (600, 1000, budget) if mark <= budget]
+        reached = [_shown(_first(rows, value)) for value in (0.10, 0.06)]
+        lines.append([f"{accuracy:g}", f"{first:g}", *marks, *reached])
+    default = _descend(Digits(), budget)
+    runs.append({"accuracy": "default", "first": "default", "rows": default})
+    final = [_at(run["rows"], budget) for run in runs[: len(settings)]]
+    hit = _first(default, 0.06)
+    good = sum(value <= 0.10 for value in final)
+    units = "never" if hit is None else f"{hit['units']:.0f}"
+    rows = [
+        Row("settings of 9 with true F <= 0.10 in 2000 units", f"{good}", "9", good == 9),
+        Row("worst true F of the nine", f"{max(final):.4f}", "<= 0.060", max(final) <= 0.06),
+        Row(
+            "units to true F <= 0.06, defaults",
+            units,
+            "<= 600",
+            hit is not None and hit["units"] <= 600,
+        ),
+    ]
+    marks = [f"F at {mark}" for mark in (600, 1000, budget) if mark <= budget]
+    header = ["first accuracy", "first step", *marks, "to 0.10 (CPU)", "to 0.06 (CPU)"]
+    return Report([table(header, lines)], rows, {}, runs)
+
+
+def tv(options: argparse.Namespace) -> Any:
+    from _hypergrad_problems import Photographs
+    from _report import Report, Row, table
+
+    from hpo.bilevel.implicit.evaluation import Rules
+
+    size = {"size": 16, "pictures": 2} if options.quick else {}
+    budget = 60 if options.quick else 600
+    rules = Rules(relative=1e-3)
+    long = _descend(Photographs(**size), 200 if options.quick else 6000, accuracy=1e-4, rules=rules)
+    best = min(row["true"] for row in long)
+    lines, runs = [], [{"accuracy": "reference", "rows": long}]
+    for accuracy in (None, 1e1, 1e-1, 1e-3, 1e-5)[: 1 if options.quick else None]:
+        given = {} if accuracy is None else {"accuracy": accuracy}
+        rows = _descend(Photographs(**size), budget, **given)
+        runs.append({"accuracy": accuracy or "default", "rows": rows})
+        hit = _first(rows, 1.001 * best)
+        name = "default" if accuracy is None else f"{accuracy:g}"
+        lines.append([name, _shown(hit), f"{_at(rows, budget):.4f}"])
+    hits = [_first(run["rows"], 1.001 * best) for run in runs[1:]]
+    first = hits[0]
+    text, met = _shown(first), first is not None and first["units"] <= 200 and first["cpu"] <= 0.5
+    rows = [
+        Row("units (CPU s) to true F within 0.1 %, defaults", text, "<= 200, 0.5 s", met),
+        Row(
+            "start accuracies that get there",
+            f"{sum(h is not None for h in hits)} of {len(hits)}",
+            "all",
+            None not in hits,
+        ),
+    ]
+    header = ["first accuracy", "units to within 0.1 % (CPU)", f"F at {budget} units"]
+    return Report([table(header, lines)], rows, {"best": best}, runs)
+
+
+# -- one gradient ---------------------------------------------------------------------------------
+
+
+def network(options: argparse.Namespace) -> Any:
+    import torch
+    from _hypergrad_problems import Network
+    from _report import Report, Row, table
+
+    from hpo.bilevel.implicit.curvature import Curvature
+    from hpo.bilevel.implicit.inverse import cg, identity, neumann, nystrom
+    from hpo.bilevel.implicit.inverse.precondition import pairs
+    from hpo.bilevel.implicit.lower import lbfgs
+    from hpo.bilevel.implicit.problem import Bilevel
+    from search_spaces.space import SearchSpace
+
+    problem = Network()
+    flat = Bilevel(problem, SearchSpace(problem.space).start)
+    t = flat.coordinates.of(SearchSpace(problem.space).start)
+    solved = lbfgs.minimize(flat, t, flat.start, 1e-4 if options.quick else 1e-8, limit=50_000)
+    curvature = Curvature(flat, solved.x, t)
+    _, b, direct = flat.outer_gradients(solved.x, t)
+    chunks = torch.eye(len(flat), dtype=b.dtype).split(241)[: 1 if options.quick else None]
+    dense = torch.cat([curvature.products(chunk) for chunk in chunks])
+    if options.quick:
+        truth, condition = direct, float("nan")
+    else:
+        values = torch.linalg.eigvalsh((dense + dense.t()) / 2)
+        condition = float(values[-1] / values[0])
+        truth = direct - curvature.cross(torch.linalg.solve(dense, b))
+    least = float(problem.space["l2"].start)
+    apply = pairs(solved.pairs)
+    size = float(b.norm())
+    ways: dict[str, Callable[[Any], Any]] = {}
+    for tolerance in (1e-2, 1e-4, 1e-6):
+        ways[f"cg, {tolerance:g}"] = lambda c, e=tolerance: cg.solve(c, b, e * size)
+        ways[f"cg with pairs of the lower solve, {tolerance:g}"] = lambda c, e=tolerance: cg.solve(
+            c, b, e * size, precondition=apply
+        )
+        ways[f"cg with a sketch of 60, {tolerance:g}"] = lambda c, e=tolerance: cg.solve(
+            c, b, e * size, precondition=nystrom.sketch(c, b, 60, least).precondition
+        )
+    ways["neumann, 500 terms"] = lambda c: neumann.solve(c, b, 0.0, limit=500)
+    ways["identity"] = lambda c: identity.solve(c, b, 0.0)
+    lines, data, reached = [], {}, []
+    for name, way in ways.items():
+        times, q = [], None
+        for _ in range(1 if options.quick else 7):
+            begun = time.process_time()
+            fresh = Curvature(flat, solved.x, t)
+            q = way(fresh).q
+            gradient = direct - fresh.cross(q)
+            times.append(time.process_time() - begun)
+        error = float((gradient - truth).norm() / truth.norm().clamp(min=1e-30))
+        milliseconds = 1000 * statistics.median(times)
+        data[name] = {"error": error, "milliseconds": milliseconds}
+        lines.append([name, f"{error:.1e}", f"{milliseconds:.1f}"])
+        if error <= 1e-4:
+            reached.append(milliseconds)
+    fastest = f"{min(reached):.0f} ms" if reached else "never"
+    met = bool(reached) and min(reached) <= 60
+    rows = [Row("hypergradient to 1e-4, CPU", fastest, "<= 60 ms", met)]
+    report = [table(["inverse", "relative error", "CPU ms"], lines)]
+    return Report(
+        report, rows, {**data, "condition": condition, "slope": float(solved.slope.norm())}
+    )
+
+
+# -- intervals ------------------------------------------------------------------------------------
+
+
+def intervals(options: argparse.Namespace) -> Any:
+    from _report import Report, Row, table
+
+    count = 5 if options.quick else options.problems
+    lines, rows, data = [], [], {}
+    for certified, least in ((False, 0.99), (True, 1.0)):
+        ratios = [ratio for seed in range(count) for ratio in _ratios(seed, certified)]
+        inside = statistics.fmean(ratio <= 1 for ratio in ratios)
+        name = "certified" if certified else "estimated"
+        data[name] = {"points": len(ratios), "inside": inside, "worst": max(ratios)}
+        middle = statistics.median(ratios)
+        lines.append(
+            [name, f"{len(ratios)}", f"{inside:.2%}", f"{middle:.1e}", f"{max(ratios):.2g}"]
+        )
+        rows.append(
+            Row(
+                f"true value within the interval, {name}",
+                f"{inside:.2%}",
+                f">= {least:.0%}",
+                inside >= least,
+            )
+        )
+    header = ["errors", "points", "inside", "median of actual / reported", "worst"]
+    return Report([table(header, lines)], rows, data)
+
+
+def _ratios(seed: int, certified: bool) -> list[float]:
+    """Actual over reported error of two evaluations of a drawn problem: from the start, and at
+    knobs beside with what is known from there."""
+    import torch
+    from _hypergrad_problems import Drawn
+
+    from hpo.bilevel.implicit.evaluation import Rules, Warm, evaluate
+    from hpo.bilevel.implicit.problem import Bilevel
+    from search_spaces.space import SearchSpace
+
+    problem, choose = Drawn(seed), random.Random(seed + 1)
+    point = SearchSpace(problem.space).start
+    flat = Bilevel(problem, point)
+    t = flat.coordinates.of(point)
+    first = float(flat.gradient(flat.start, t)[1].norm())
+    rules = Rules(relative=choose.choice([0.1, 0.02]), certified=certified)
+    slope = first * 10 ** choose.uniform(-4, -1)
+    here = evaluate(flat, t, Warm(flat.start), rules, slope=slope)
+    rng = torch.Generator().manual_seed(seed)
+    step = torch.randn(len(t), generator=rng, dtype=t.dtype) * choose.choice([0.1, 0.5, 1.5])
+    wanted = max(abs(here.value), 1e-3) * 10 ** choose.uniform(-4, -1)
+    beside = flat.coordinates.inside(t + step)
+    there = evaluate(flat, beside, here.warm, rules, slope=1e-14, value=wanted)
+    found = []
+    for at in (here, there):
+        truth = true_value(problem, point, at.t, at.x)
+        found.append(abs(at.value - truth) / max(at.error, 1e-12))
+    return found
+
+
+if __name__ == "__main__":
+    main()
