@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.domains import Choice, Domain, Float, Int
+from search_spaces.space import TOGETHER
 
 WIDTH = 100  # of lines that are made of a list of things, where nobody looks at a terminal
 NARROWEST = 40
@@ -47,6 +48,8 @@ def column(values: Sequence[float | None]) -> list[str]:
 
 def knob(domain: Domain | None, value: Any) -> str:
     """A knob's value with as many digits as its range deserves, the same for all its values."""
+    if isinstance(value, tuple | list) and len(value) > TOGETHER:
+        return f"{knob(domain, min(value))} to {knob(domain, max(value))}"
     if isinstance(value, tuple | list):
         return _several([knob(domain, entry) for entry in value])
     if not isinstance(domain, Float) or not isinstance(value, int | float):

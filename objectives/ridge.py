@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from objectives.data import diabetes
 from objectives.training.fields import whole_number
 from search_spaces.domains import Domain, Float
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-_ROWS = 442
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Ridge:
     space: ClassVar[Mapping[str, Domain]] = {"l2": Float(1e-6, 1e3, "log", start=1e-5)}
 
     def __post_init__(self) -> None:
-        whole_number(self.name, "train_rows", self.train_rows, 10, _ROWS - 40)
+        whole_number(self.name, "train_rows", self.train_rows, 10, diabetes.ROWS - 40)
 
     @property
     def note(self) -> str:
@@ -68,19 +67,12 @@ class Ridge:
     @cached_property
     def _factors(self) -> "tuple[NDArray[np.float64], ...]":
         import numpy as np
-        from sklearn.datasets import load_diabetes
 
-        raw, target = load_diabetes(return_X_y=True)
-        first, second = np.triu_indices(raw.shape[1])
-        features = np.concatenate([raw, raw[:, first] * raw[:, second]], axis=1)
-        order = np.random.default_rng(self.data_seed).permutation(_ROWS)
-        train, rest = order[: self.train_rows], order[self.train_rows :]
-        features = (features - features[train].mean(0)) / features[train].std(0)
-        target = (target - target[train].mean()) / target[train].std()
-        left, singular, right = np.linalg.svd(features[train], full_matrices=False)
+        features, target, held_out, wanted = diabetes.rows(self.train_rows, self.data_seed)
+        left, singular, right = np.linalg.svd(features, full_matrices=False)
         values = singular**2 / self.train_rows
-        projected = singular * (left.T @ target[train]) / self.train_rows
-        return values, projected, features[rest] @ right.T, target[rest]
+        projected = singular * (left.T @ target) / self.train_rows
+        return values, projected, held_out @ right.T, wanted
 
 
 OBJECTIVE = Ridge

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from objectives.data.photographs import noisy_squares, psnr
 from objectives.training.fields import share, whole_number
 from search_spaces.domains import Domain, Float
 
@@ -69,7 +70,7 @@ class TvDenoise:
 
     def final_metric(self, params: "Tensor", h: Mapping[str, Any]) -> dict[str, float]:
         clean, noisy = self._photographs
-        return {"psnr": _psnr(params, clean), "psnr_noisy": _psnr(noisy, clean)}
+        return {"psnr": psnr(params, clean), "psnr_noisy": psnr(noisy, clean)}
 
     def views(self, params: "Tensor", h: Mapping[str, Any]) -> "dict[str, Tensor]":
         """Clean, noisy and denoised photographs side by side, one row a photograph."""
@@ -81,21 +82,7 @@ class TvDenoise:
 
     @cached_property
     def _photographs(self) -> "tuple[Tensor, Tensor]":
-        """Clean and noisy (pictures, size, size)."""
-        import torch
-
-        from objectives.data.photographs import square
-
-        clean = square(self.size)[: self.pictures]
-        rng = torch.Generator().manual_seed(self.data_seed)
-        noise = torch.randn(clean.shape, generator=rng, dtype=clean.dtype)
-        return clean, (clean + self.noise * noise).clamp(0, 1)
-
-
-def _psnr(pictures: "Tensor", clean: "Tensor") -> float:
-    """In decibels, of pixels in 0 to 1; the mean over the pictures."""
-    error = ((pictures - clean) ** 2).mean((1, 2))
-    return float((-10 * error.log10()).mean())
+        return noisy_squares(self.size, self.pictures, self.noise, self.data_seed)
 
 
 OBJECTIVE = TvDenoise

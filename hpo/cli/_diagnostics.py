@@ -18,15 +18,19 @@ MOST_NOTES = 20  # told, the last ones
 _COLUMNS = {"signal/noise": "snr", "perturbation": "sigma", "mean value": "expected"}
 # Of the whole run: metric, how it is called, and what is written behind its value.
 _LINES = {
-    "gain": ("gain of the response", ""),
-    "gain_t": ("  in standard errors", ""),
-    "gap_train_val": ("validation above training loss", ""),
-    "gap_val_holdout": ("hold-out above validation loss", ""),
-    "overhead": ("a step takes longer by", "%"),
-    "hyper_share": ("time spent on the knobs", "%"),
-    "memory_mib": ("memory of the response", " MiB"),
-    "audit_agreement": ("audit: signs that agree", "%"),
-    "audit_rank_correlation": ("audit: rank correlation", ""),
+    "stn/gain": ("gain of the response", ""),
+    "stn/gain_t": ("  in standard errors", ""),
+    "stn/gap_train_val": ("validation above training loss", ""),
+    "stn/gap_val_holdout": ("hold-out above validation loss", ""),
+    "stn/overhead": ("a step takes longer by", "%"),
+    "stn/hyper_share": ("time spent on the knobs", "%"),
+    "stn/memory_mib": ("memory of the response", " MiB"),
+    "stn/audit_agreement": ("audit: signs that agree", "%"),
+    "stn/audit_rank_correlation": ("audit: rank correlation", ""),
+    "hypergradient/norm": ("size of the hypergradient", ""),
+    "hypergradient/error": ("error that val_loss allows for", ""),
+    "hypergradient/slope": ("inner gradient that was left", ""),
+    "hypergradient/linear_residual": ("residual of the linear system", ""),
 }
 
 
@@ -116,7 +120,7 @@ def _value(point: Mapping[str, Any], name: str) -> Any:
 def _run(found: Told) -> list[str]:
     rows = []
     for name, (words, unit) in _LINES.items():
-        value = found.metrics.get(DIAGNOSTIC + name)
+        value = found.metrics.get(name)
         if value is not None:
             rows.append(f"{words:32}{f'{value:.0%}' if unit == '%' else number(value) + unit}")
     return rows

@@ -218,8 +218,11 @@ def reached(result: Result, record: TrialRecord) -> dict[str, Any]:
     found = dict(record.coordinates)
     if record.schedule is not None:
         for name, value in result.schedule_of(record).at(1.0).items():
+            if name in found:  # a number, or a long vector that shares one
+                found[name] = value
+                continue
             parts = value if isinstance(value, tuple) else (value,)
-            names = [f"{name}[{k}]" for k in range(len(parts))] if value is parts else [name]
+            names = [f"{name}[{k}]" for k in range(len(parts))]
             found |= {n: part for n, part in zip(names, parts, strict=True) if n in found}
     return found
 

@@ -22,15 +22,6 @@ from hpo.samplers._suggest import to_param
 from search_spaces.domains import Point
 
 
-def outer(seed: int, request: Request) -> BaseSampler:
-    """The sampler that `propose` names: what a sampler that tunes within a run is between runs."""
-    from hpo import samplers
-
-    found = samplers.load(request.options.propose)
-    options = samplers.parse_options(found, {}, request.options.propose)
-    return found.propose(seed, Request(request.coordinates, options, request.trials))
-
-
 class InRun(BaseSampler):
     """Decides a trial's role when it begins, writes it into the ledger, and proposes to match.
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hpo.samplers._inrun import outer
 from hpo.samplers._options import option
+from hpo.samplers._outer import outer
 from hpo.samplers._sampler import InRunOptions, Sampler, Start
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpo.bilevel.stn.options import SelfTuningOptions
-from hpo.samplers._inrun import outer
+from hpo.samplers._outer import outer
 from hpo.samplers._sampler import InRunOptions, Sampler, Start
 
 if TYPE_CHECKING:
