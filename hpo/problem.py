@@ -115,10 +115,15 @@ def load(spec: StudySpec) -> Problem:
 
 
 def _black_box(spec: StudySpec, target: Any) -> Problem:
+    from objectives.training.bilevel import is_bilevel
+
     if spec.training or spec.budget.steps:
         key = ("training",) if spec.training else ("budget", "steps")
+        what = "function: it trains on its own"
+        if is_bilevel(target):
+            what = "bilevel problem: its inner loss is solved, not trained for a number of steps"
         raise HpoError(
-            f"objective {spec.objective} is a function: it trains on its own",
+            f"objective {spec.objective} is a {what}",
             hint=f"remove {'.'.join(key)}, or pass it through objective_options",
             code="not-a-task",
             path=key,

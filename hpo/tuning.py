@@ -147,13 +147,17 @@ def _check_space(problem: Problem) -> None:
             path=("space", curved[0]),
         )
     if not tunable(problem, problem.space.start):
+        hint = "it tunes what regularizers use (hpo list regularizers), sampler tpe other knobs"
+        if problem.is_bilevel:
+            hint = "it moves knobs with real values; for choices and whole numbers use sampler tpe"
+        elif problem.idle & {*problem.space}:
+            hint = (
+                "dropout and activation noise act where a model has nn.Dropout layers, and this one"
+                " has none"
+            )
         raise HpoError(
             f"sampler {spec.sampler} can tune none of {', '.join(problem.space)} within a run",
-            hint="dropout and activation noise act where a model has nn.Dropout layers, and this"
-            " one has none"
-            if problem.idle & {*problem.space}
-            else "it tunes what regularizers use (hpo list regularizers); for other knobs use"
-            " sampler tpe",
+            hint=hint,
             code="refused",
             path=("space",),
         )

@@ -250,7 +250,7 @@ def test_hundreds_of_strengths_are_told_apart(tmp_path: Path) -> None:
             {"objective": "logistic", "sampler": "maid", "sampler_options": {"propose": "maid"}},
             "tunes within runs itself",
         ),
-        ({"objective": "logistic", "sampler": "maid", "steps": 5}, "it trains on its own"),
+        ({"objective": "logistic", "sampler": "maid", "steps": 5}, "its inner loss is solved"),
     ],
 )
 def test_what_does_not_go_together_is_refused(

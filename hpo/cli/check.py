@@ -143,6 +143,8 @@ def _verdict(problem: Problem, measured: Probe | None) -> str:
     note = getattr(problem.target, "note", "")
     objective = f"{problem.spec.objective} ({note})" if note else problem.spec.objective
     kind = "task: model, batches, loss" if problem.is_task else "function"
+    if problem.is_bilevel:
+        kind = "bilevel problem: init_params, inner_loss, outer_loss"
     line = f"ok        objective {objective}  [{kind}]"
     if measured is None:
         return line
