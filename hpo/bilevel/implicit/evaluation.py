@@ -19,8 +19,6 @@ from hpo.bilevel.implicit.lower import solvers
 from hpo.bilevel.implicit.problem import Bilevel
 from hpo.bilevel.implicit.proximal_curvature import curvature_at
 
-_LEAST = 1e-13  # of the first inner gradient: what rounding leaves to be solved
-
 
 @dataclass(frozen=True)
 class Warm:
