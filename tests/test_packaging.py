@@ -87,7 +87,13 @@ def test_every_range_begins_somewhere() -> None:
 
 
 def test_every_package_that_is_imported_is_a_dependency() -> None:
-    names = {"ruamel.yaml": "ruamel", "scikit-learn": "sklearn", "SQLAlchemy": "sqlalchemy"}
+    names = {
+        "ruamel.yaml": "ruamel",
+        "pillow": "PIL",
+        "scikit-image": "skimage",
+        "scikit-learn": "sklearn",
+        "SQLAlchemy": "sqlalchemy",
+    }
     known = {names.get(r.name, r.name.replace("-", "_")) for r in _requirements()}
     known |= {*PACKAGES, *sys.stdlib_module_names}
     for file in (file for package in PACKAGES for file in (ROOT / package).rglob("*.py")):
