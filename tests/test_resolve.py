@@ -152,7 +152,7 @@ def test_an_entry_point_gives_a_name(folder: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("reference", "found", "hint"),
     [
-        ("digit", "unknown objective 'digit', did you mean 'digits'?", "known: data_weights, digits, "),
+        ("digit", "unknown objective 'digit', did you mean 'digits'?", "known: data_weights"),
         (
             "my_task:Face",
             "objective my_task:Face: module my_task has no 'Face'; it defines Breaks, Faces, "
