@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.errors import HpoError
 from search_spaces.domains import Point
 from search_spaces.schedule import Schedule
-from search_spaces.space import SearchSpace
+from search_spaces.space import SearchSpace, long
 
 if TYPE_CHECKING:
     import optuna
@@ -101,6 +101,17 @@ def final_point(frozen: optuna.trial.FrozenTrial) -> Point:
     """Where the knobs of an ended trial arrived, if they moved within the run; else empty."""
     schedule = _outcome(frozen).get("schedule")
     return Schedule.from_json(dict(schedule)).at(1.0) if schedule else {}
+
+
+def held_vectors(
+    role: str, trials: Sequence[optuna.trial.FrozenTrial], space: SearchSpace
+) -> dict[str, Any]:
+    """Of a trial whose role is to hold where another arrived: the long vectors, which its own
+    coordinates cannot tell."""
+    if not role.startswith("held "):
+        return {}
+    final = final_point(trials[int(role.removeprefix("held "))])
+    return {name: value for name, value in final.items() if name in space and long(space[name])}
 
 
 def coordinates(frozen: optuna.trial.FrozenTrial, space: SearchSpace) -> dict[str, Any]:

@@ -91,6 +91,7 @@ class Running:
             "step": best.step if best else None,
             "holdout": holdout(best, metric) if best else None,
             "metrics": self.end_metrics(),
+            **({"schedule": self.plan.schedule.to_json()} if self.plan.pinned else {}),
             **outcome.extra,
         }
         told = {key: value for key, value in attribute.items() if value not in ("", None)}

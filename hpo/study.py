@@ -232,8 +232,13 @@ class Study:
     def _plan(self, trial: optuna.Trial, attempt: int, values: Mapping[str, Any]) -> Plan:
         schedule, number = self.problem.schedule(values), trial.number
         checkpoint = str(self.folder.trial(number)) if self.problem.trains else None
-        tuned = self._sampler.in_run and self._role(trial) == "tuned"
-        return Plan(number, attempt, schedule, self.spec.seed, checkpoint, tuned=tuned)
+        role = self._role(trial) if self._sampler.in_run else ""
+        trials = self.optuna.get_trials(deepcopy=False) if role else []
+        vectors = ledger.held_vectors(role, trials, self.problem.space)
+        if vectors:
+            schedule = schedule.pin({name: self.problem.space[name] for name in vectors}, vectors)
+        plan = Plan(number, attempt, schedule, self.spec.seed, checkpoint)
+        return replace(plan, tuned=role == "tuned", pinned=bool(vectors))
 
     # -- ending ---------------------------------------------------------------------------------
 

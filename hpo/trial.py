@@ -35,7 +35,11 @@ Reason = Literal["", "nan", "oom", "lost", "checkpoint", "error"]
 
 @dataclass(frozen=True)
 class Plan:
-    """What one execution of a trial needs besides the study's spec."""
+    """What one execution of a trial needs besides the study's spec.
+
+    `tuned`: the schedule is where it begins. `pinned`: it holds vectors at values that the trial's
+    coordinates do not tell.
+    """
 
     number: int
     attempt: int
@@ -44,6 +48,7 @@ class Plan:
     checkpoint: str | None = None
     alone: bool = False
     tuned: bool = False
+    pinned: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "schedule": self.schedule.to_json()}

@@ -240,6 +240,18 @@ def test_hundreds_of_strengths_are_told_apart(tmp_path: Path) -> None:
     assert sum("param_name" in line for line in params) == 2  # one number a trial stands for all
 
 
+def test_final_strengths_are_held_one_by_one(tmp_path: Path) -> None:
+    options = {"iterations": 3, "hold": True}
+    given = {"objective": "logistic", "objective_options": {"train_rows": 60}, "sampler": "maid"}
+    result = study(tmp_path, sampler_options=options, trials=3, **given)
+    start, tuned, held = result.records
+    assert start.value is not None and tuned.value is not None and held.value is not None
+    best = result.schedule_of(tuned)
+    assert result.schedule_of(held).at(0.0) == best.at(1.0) != result.schedule_of(start).at(0.0)
+    final = tuned.metrics["final/val_loss"]
+    assert held.value == pytest.approx(final, rel=1e-2) and held.value < 0.7 * start.value
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
