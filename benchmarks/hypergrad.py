@@ -14,10 +14,8 @@ values, which solve the inner problem anew to rounding, are not counted, nor is 
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,7 +23,6 @@ from typing import Any
 
 HERE = Path(__file__).parent
 PARTS = ("digits", "tv", "network", "intervals")
-_MARK = "HPO_BENCHMARK_ENVIRONMENT"
 ACCURACIES, FIRST = (1e-1, 1e-3, 1e-5), (0.1, 0.5, 1.0)
 
 
@@ -39,7 +36,9 @@ def main() -> None:
     for part in options.parts:
         if part not in PARTS:
             parser.error(f"unknown part {part}; there are {', '.join(PARTS)}")
-    _one_thread()
+    from _measure import as_a_worker
+
+    as_a_worker()
     import torch
     from _report import verdicts, write
 
@@ -52,20 +51,6 @@ def main() -> None:
         for shown in report.tables:
             print(shown + "\n")
         print(verdicts(report.rows, options.quick), flush=True)
-
-
-def _one_thread() -> None:
-    """Starts this script again as workers of this project are started."""
-    if os.environ.get(_MARK):
-        return
-    from _measure import ONE_THREAD
-
-    from hpo.engines import Slots
-    from hpo.engines._devices import environments
-
-    theirs = environments(Slots(workers=1))[0]
-    environment = {**os.environ, **theirs, **ONE_THREAD, _MARK: "1"}
-    os.execve(sys.executable, [sys.executable, *sys.argv], environment)
 
 
 # -- chains ---------------------------------------------------------------------------------------

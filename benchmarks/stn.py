@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -35,12 +34,13 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 PARTS = ("cost", "memory", "race", "match", "hypergradient", "starts", "retrain", "studies")
-_MARK = "HPO_BENCHMARK_ENVIRONMENT"
 
 
 def main() -> None:
     options = _options()
-    _same_environment()
+    from _measure import as_a_worker
+
+    as_a_worker()
     import torch
     from _report import verdicts, write
     from _stn_jobs import Store
@@ -79,20 +79,6 @@ def _options() -> argparse.Namespace:
     options.parts = options.parts or list(PARTS)
     options.processes = max(1, min(options.processes, os.cpu_count() or 1))
     return options
-
-
-def _same_environment() -> None:
-    """Starts this script again as a worker of this project is started: threads, allocator."""
-    if os.environ.get(_MARK):
-        return
-    from _measure import ONE_THREAD
-
-    from hpo.engines import Slots
-    from hpo.engines._devices import environments
-
-    theirs = environments(Slots(workers=1))[0]
-    environment = {**os.environ, **theirs, **ONE_THREAD, _MARK: "1"}
-    os.execve(sys.executable, [sys.executable, *sys.argv], environment)
 
 
 def _part(

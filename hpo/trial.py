@@ -79,7 +79,8 @@ def run_trial(problem: Problem, plan: Plan) -> Generator[Measurement]:
     if not plan.tuned:
         return follow(problem, plan.schedule, plan.seed, plan.checkpoint)
     if problem.is_bilevel:
-        return tuning.descended(problem, plan.schedule, plan.seed, plan.checkpoint)
+        checkpoint = _checkpoint(plan.checkpoint, plan.seed)
+        return tuning.descended(problem, plan.schedule, plan.seed, checkpoint)
     return _train(problem, tuning.tuner(problem, plan.schedule), plan.seed, plan.checkpoint)
 
 
@@ -220,10 +221,6 @@ def _run_once(
 def _train(problem: Problem, tuner: Tuner, seed: int, folder: str | None) -> Generator[Measurement]:
     from objectives.training.loop import train
 
-    checkpoint = None
-    if folder is not None:
-        checkpoint = Path(folder) / f"seed-{seed}.pt"
-        checkpoint.parent.mkdir(parents=True, exist_ok=True)
     assert problem.training is not None
     return train(
         problem.target,
@@ -231,9 +228,14 @@ def _train(problem: Problem, tuner: Tuner, seed: int, folder: str | None) -> Gen
         tuner,
         problem.training,
         seed,
-        checkpoint=checkpoint,
+        checkpoint=_checkpoint(folder, seed),
         device=default_device(),
     )
+
+
+def _checkpoint(folder: str | None, seed: int) -> Path | None:
+    """The file from which a run of this seed goes on."""
+    return None if folder is None else Path(folder) / f"seed-{seed}.pt"
 
 
 def default_device() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpo import samplers
 from hpo.errors import HpoError
@@ -21,17 +21,14 @@ if TYPE_CHECKING:
 
 
 def descended(
-    problem: Problem, schedule: Schedule, seed: int, folder: str | None
+    problem: Problem, schedule: Schedule, seed: int, checkpoint: Path | None
 ) -> Generator[Measurement]:
     """The measurements of a trial that goes downhill from where `schedule` begins."""
-    spec = problem.spec
-    sampler = samplers.load(spec.sampler)
+    sampler, options = _sampler(problem)
     assert sampler.descend is not None
-    options = samplers.parse_options(sampler, spec.sampler_options, spec.sampler)
     point = schedule.at(0.0)
     start = Start(tunable(problem, point), {}, whole_point(problem, point))
-    file = None if folder is None else Path(folder) / f"seed-{seed}.pt"
-    return sampler.descend(problem.target, start, seed, options, file)
+    return sampler.descend(problem.target, start, seed, options, checkpoint)
 
 
 def whole_point(problem: Problem, point: Point) -> Point:
@@ -42,13 +39,18 @@ def whole_point(problem: Problem, point: Point) -> Point:
 
 def tuner(problem: Problem, schedule: Schedule) -> Tuner:
     """The tuner of a trial that begins where `schedule` does."""
-    spec = problem.spec
-    sampler = samplers.load(spec.sampler)
+    sampler, options = _sampler(problem)
     assert sampler.tune is not None
-    options = samplers.parse_options(sampler, spec.sampler_options, spec.sampler)
     point = schedule.at(0.0)
     start = Start(tunable(problem, point), problem.regularizers, point)
     return sampler.tune(start, options)
+
+
+def _sampler(problem: Problem) -> tuple[Sampler, Any]:
+    """The study's sampler and its options."""
+    spec = problem.spec
+    sampler = samplers.load(spec.sampler)
+    return sampler, samplers.parse_options(sampler, spec.sampler_options, spec.sampler)
 
 
 def tunable(problem: Problem, point: Point) -> dict[str, Domain]:
@@ -78,10 +80,9 @@ def _differentiable(domain: Domain, point: Point) -> bool:
 def check(problem: Problem) -> None:
     """Raises HpoError if the study's sampler tunes within runs and cannot do so here."""
     spec = problem.spec
-    sampler = samplers.load(spec.sampler)
+    sampler, options = _sampler(problem)
     if not sampler.in_run:
         return
-    options = samplers.parse_options(sampler, spec.sampler_options, spec.sampler)
     if samplers.load(options.propose).in_run:
         raise HpoError(
             f"sampler {spec.sampler}: propose is {options.propose}, which tunes within runs itself",
@@ -106,7 +107,17 @@ def check(problem: Problem) -> None:
 def _check_target(problem: Problem, sampler: Sampler) -> None:
     """Raises HpoError if the objective is not of the kind that the sampler bends knobs in."""
     spec = problem.spec
-    if sampler.tune is None and not problem.is_bilevel:
+    if problem.is_bilevel:
+        if sampler.descend is None:
+            raise HpoError(
+                f"sampler {spec.sampler} tunes while a model trains, but objective"
+                f" {spec.objective} is a bilevel problem, whose inner loss is solved as a whole",
+                hint="use sampler maid",
+                code="not-a-task",
+                path=("sampler",),
+            )
+        return
+    if sampler.tune is None:
         raise HpoError(
             f"sampler {spec.sampler} needs an inner and an outer loss, but objective"
             f" {spec.objective} is a {'task' if problem.is_task else 'function'}",
@@ -115,15 +126,7 @@ def _check_target(problem: Problem, sampler: Sampler) -> None:
             code="not-bilevel",
             path=("sampler",),
         )
-    if sampler.descend is None and problem.is_bilevel:
-        raise HpoError(
-            f"sampler {spec.sampler} tunes while a model trains, but objective {spec.objective} is"
-            " a bilevel problem, whose inner loss is solved as a whole",
-            hint="use sampler maid",
-            code="not-a-task",
-            path=("sampler",),
-        )
-    if sampler.descend is None and not problem.is_task:
+    if not problem.is_task:
         raise HpoError(
             f"sampler {spec.sampler} tunes while a model trains, but objective {spec.objective}"
             " is a function that trains on its own",

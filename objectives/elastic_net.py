@@ -66,15 +66,7 @@ class ElasticNet:
 
     @cached_property
     def _rows(self) -> "dict[str, tuple[Tensor, Tensor]]":
-        import torch
-
-        x, y, z, w = map(torch.from_numpy, diabetes.rows(self.train_rows, self.data_seed))
-        half = len(z) // 2
-        return {
-            "train": (x, y),
-            "validation": (z[:half], w[:half]),
-            "selection": (z[half:], w[half:]),
-        }
+        return diabetes.splits(self.train_rows, self.data_seed)
 
 
 OBJECTIVE = ElasticNet

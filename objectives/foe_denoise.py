@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from objectives.data.photographs import noisy_squares, psnr
-from objectives.training.fields import share, whole_number
+from objectives._denoising import Denoising
+from objectives.training.fields import whole_number
 from search_spaces.domains import Domain, Float
 
 if TYPE_CHECKING:
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FoeDenoise:
+class FoeDenoise(Denoising):
     """For each photograph y with noise, the picture x that minimizes
 
         |x - y|^2 / 2 + strength * sum over k of weight_k * sum over pixels of
@@ -30,17 +29,12 @@ class FoeDenoise:
     size: int = 48
     pictures: int = 4
     width: int = 7
-    noise: float = 0.1
-    data_seed: int = 0
 
     name: ClassVar[str] = "foe_denoise"
-    batch_axis: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
-        whole_number(self.name, "size", self.size, 8, 300)
-        whole_number(self.name, "pictures", self.pictures, 1, 8)
+        super().__post_init__()
         whole_number(self.name, "width", self.width, 2, 9)
-        share(self.name, "noise", self.noise)
 
     @property
     def space(self) -> Mapping[str, Domain]:
@@ -57,10 +51,6 @@ class FoeDenoise:
         knobs = self._count * (self.width**2 + 2) + 1
         return f"{self.pictures} photographs of {self.size} x {self.size}, {knobs} knobs"
 
-    def init_params(self, seed: int) -> "Tensor":
-        _, noisy = self._photographs
-        return noisy.clone()
-
     def inner_loss(self, params: "Tensor", h: Mapping[str, Any]) -> "Tensor":
         from torch.nn.functional import conv2d, pad
 
@@ -70,44 +60,18 @@ class FoeDenoise:
         answers = conv2d(pad(params[:, None], sides, mode="replicate"), filters)
         weight, smooth = h["weight"].view(1, -1, 1, 1), h["smooth"].view(1, -1, 1, 1)
         experts = (weight * (answers**2 + smooth**2).sqrt()).sum((1, 2, 3))
-        fit = ((params - self._photographs[1]) ** 2).sum((1, 2)) / 2
-        losses: Tensor = fit + h["strength"] * experts
-        return losses
-
-    def outer_loss(self, params: "Tensor", h: Mapping[str, Any]) -> "Tensor":
-        loss: Tensor = ((params - self._photographs[0]) ** 2).sum() / (2 * len(params))
-        return loss
-
-    def mu(self, h: Mapping[str, Any]) -> float:
-        return 1.0
-
-    def outer_smoothness(self, h: Mapping[str, Any]) -> float:
-        return 1.0 / self.pictures
-
-    def final_metric(self, params: "Tensor", h: Mapping[str, Any]) -> dict[str, float]:
-        clean, noisy = self._photographs
-        return {"psnr": psnr(params, clean), "psnr_noisy": psnr(noisy, clean)}
+        penalty: Tensor = h["strength"] * experts
+        return self.misfit(params) + penalty
 
     def views(self, params: "Tensor", h: Mapping[str, Any]) -> "dict[str, Tensor]":
-        """Clean, noisy and denoised photographs side by side, and the filters in a row."""
-        import torch
-
-        clean, noisy = self._photographs
-        rows = torch.cat([clean, noisy, params], dim=2)
+        """The photographs, and the filters in a row."""
         filters = h["filters"].view(self._count, self.width, self.width)
         shown = (filters / filters.abs().amax((1, 2), keepdim=True) + 1) / 2
-        return {
-            "clean_noisy_denoised": rows.flatten(0, 1).clamp(0, 1),
-            "filters": shown.permute(1, 0, 2).flatten(1),
-        }
+        return {**super().views(params, h), "filters": shown.permute(1, 0, 2).flatten(1)}
 
     @property
     def _count(self) -> int:
         return self.width**2 - 1
-
-    @cached_property
-    def _photographs(self) -> "tuple[Tensor, Tensor]":
-        return noisy_squares(self.size, self.pictures, self.noise, self.data_seed)
 
 
 def _cosines(width: int) -> list[float]:

@@ -66,15 +66,8 @@ class KernelRidge:
 
     @cached_property
     def _rows(self) -> "dict[str, tuple[Tensor, Tensor]]":
-        import torch
-
-        x, y, z, w = map(torch.from_numpy, diabetes.rows(self.train_rows, self.data_seed))
-        x, z, half = x[:, :_MEASURED], z[:, :_MEASURED], len(z) // 2
-        return {
-            "train": (x, y),
-            "validation": (z[:half], w[:half]),
-            "selection": (z[half:], w[half:]),
-        }
+        found = diabetes.splits(self.train_rows, self.data_seed)
+        return {split: (x[:, :_MEASURED], y) for split, (x, y) in found.items()}
 
 
 def _kernel(left: "Tensor", right: "Tensor", width: "Tensor") -> "Tensor":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
 ROWS, FEATURES = 442, 65
 
@@ -28,3 +29,13 @@ def rows(train_rows: int, seed: int) -> "tuple[NDArray[np.float64], ...]":
     features = (features - features[train].mean(0)) / features[train].std(0)
     target = (target - target[train].mean()) / target[train].std()
     return features[train], target[train], features[rest], target[rest]
+
+
+def splits(train_rows: int, seed: int) -> "dict[str, tuple[Tensor, Tensor]]":
+    """Features and target of `train`, and of the other rows, half of them each, `validation` and
+    `selection`."""
+    import torch
+
+    x, y, z, w = map(torch.from_numpy, rows(train_rows, seed))
+    half = len(z) // 2
+    return {"train": (x, y), "validation": (z[:half], w[:half]), "selection": (z[half:], w[half:])}

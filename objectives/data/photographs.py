@@ -34,19 +34,3 @@ def square(size: int) -> "Tensor":
         middle = grey[top : top + side, left : left + side]
         pictures.append(transform.resize(middle, (size, size), anti_aliasing=True))  # type: ignore[no-untyped-call]
     return torch.from_numpy(np.stack(pictures).astype(np.float64)).clamp(0, 1)
-
-
-def noisy_squares(size: int, pictures: int, noise: float, seed: int) -> "tuple[Tensor, Tensor]":
-    """The first photographs and the same with noise, clipped: (pictures, size, size) each."""
-    import torch
-
-    clean = square(size)[:pictures]
-    rng = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(clean.shape, generator=rng, dtype=clean.dtype)
-    return clean, (clean + noise * drawn).clamp(0, 1)
-
-
-def psnr(pictures: "Tensor", clean: "Tensor") -> float:
-    """In decibels, of pixels in 0 to 1; the mean over the pictures."""
-    error = ((pictures - clean) ** 2).mean((1, 2))
-    return float((-10 * error.log10()).mean())

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from hpo.bilevel.implicit.curvature import Curvature
 from hpo.bilevel.implicit.inverse import cg
+from hpo.bilevel.implicit.inverse._solved import Solved
 from hpo.bilevel.implicit.inverse.precondition import Apply, Pairs, pairs
 from hpo.bilevel.implicit.lower import solvers
 from hpo.bilevel.implicit.problem import Bilevel
@@ -87,37 +89,60 @@ def evaluate(
         known=warm.pairs,
         measure=measure,
     )
-    curvature = curvature_at(problem, solved.x, t)
     if problem.smooth:
-        problem.work.gradients -= 1  # the solver has made this gradient last, and has counted it
-    raw, b, direct = problem.outer_gradients(solved.x, t)
+        problem.work.gradients -= 1  # the solver has made the gradient there, and has counted it
     apply = pairs(solved.pairs)
-    linear = cg.solve(
-        curvature, b, rules.relative * float(b.norm()), start=warm.q, precondition=apply
-    )
-    gradient = direct - curvature.cross(linear.q)
-    r = curvature.slope
-    corrected = raw - float(linear.q @ r)
-    residual = float("nan") if linear.residual is None else float(linear.residual.norm())
-    proved = bound(problem, t, b, r) if rules.certified else None
+
+    def inverse(curvature: Curvature, b: Tensor) -> Solved:
+        tolerance = rules.relative * float(b.norm())
+        return cg.solve(curvature, b, tolerance, start=warm.q, precondition=apply)
+
+    found = differentiate(problem, t, solved.x, inverse)
+    proved = bound(problem, t, found.b, found.r) if rules.certified else None
     if proved is not None:
-        corrected, error = raw, proved
+        value, error = found.raw, proved
     else:
-        error = _estimated(problem, t, solved.x, corrected, linear.q, r, apply)
+        value = found.corrected
+        error = _estimated(problem, t, solved.x, value, found.linear.q, found.r, apply)
     return Evaluation(
         t=t.detach(),
-        value=corrected,
+        value=value,
         error=error,
-        raw=raw,
-        gradient=gradient,
+        raw=found.raw,
+        gradient=found.gradient,
         x=solved.x,
-        q=linear.q,
+        q=found.linear.q,
         pairs=solved.pairs,
-        slope=float(r.norm()),
-        linear_residual=residual,
-        damping=linear.damping,
+        slope=float(found.r.norm()),
+        linear_residual=found.linear.left,
+        damping=found.linear.damping,
         certified=proved is not None,
     )
+
+
+@dataclass(frozen=True)
+class Derivative:
+    """What a point (x, t) tells: raw, the outer loss g there; corrected, by the adjoint; gradient
+    (m,); b (n,), the gradient of g in x; r (n,), the inner gradient; linear, the solved system."""
+
+    raw: float
+    corrected: float
+    gradient: Tensor
+    b: Tensor
+    r: Tensor
+    linear: Solved
+
+
+def differentiate(
+    problem: Bilevel, t: Tensor, x: Tensor, inverse: Callable[[Curvature, Tensor], Solved]
+) -> Derivative:
+    """The hypergradient at x, with what `inverse` makes of the Hessian and b."""
+    curvature = curvature_at(problem, x, t)
+    raw, b, direct = problem.outer_gradients(x, t)
+    linear = inverse(curvature, b)
+    gradient = direct - curvature.cross(linear.q)
+    corrected = raw - float(linear.q @ curvature.slope)
+    return Derivative(raw, corrected, gradient, b, curvature.slope, linear)
 
 
 def _remaining(q: Tensor) -> Callable[[Tensor], float]:

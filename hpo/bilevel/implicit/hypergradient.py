@@ -66,10 +66,9 @@ def hypergradient(
     """
     import torch
 
-    from hpo.bilevel.implicit.evaluation import bound
+    from hpo.bilevel.implicit.evaluation import bound, differentiate
     from hpo.bilevel.implicit.lower import solvers
     from hpo.bilevel.implicit.problem import Bilevel
-    from hpo.bilevel.implicit.proximal_curvature import curvature_at
 
     point = {name: domain.start_value() for name, domain in problem.space.items()}
     flat = Bilevel(problem, {**point, **dict(knobs or {})}, seed=seed)
@@ -79,33 +78,31 @@ def hypergradient(
     solved = solvers.minimize(flat, t, start, tolerance * first, name=lower)
     if not solved.reached and not float(solved.slope.norm()) <= 1e3 * tolerance * first:
         raise _unsolved(float(solved.slope.norm()), first, solved.iterations)
-    curvature = curvature_at(flat, solved.x, t)
-    raw, b, direct = flat.outer_gradients(solved.x, t)
-    linear = _solve(inverse)(curvature, b, tolerance * float(b.norm()), **options)
-    slope = direct - curvature.cross(linear.q)
-    correction = float(linear.q @ curvature.slope)
-    proved = bound(flat, t, b, curvature.slope)
-    if not bool(torch.isfinite(slope).all()):
+    solve = _solve(inverse)
+    found = differentiate(
+        flat, t, solved.x, lambda c, b: solve(c, b, tolerance * float(b.norm()), **options)
+    )
+    proved = bound(flat, t, found.b, found.r)
+    if not bool(torch.isfinite(found.gradient).all()):
         raise HpoError(
             f"the hypergradient is not finite (inverse {inverse})",
             hint="use inverse='cg', which stops at negative curvature, or a shorter step",
             code="not-finite",
         )
-    residual = linear.residual
     certificate = Certificate(
-        value_error=abs(correction) if proved is None else proved,
+        value_error=abs(found.raw - found.corrected) if proved is None else proved,
         certified=proved is not None,
-        slope=float(curvature.slope.norm()),
+        slope=float(found.r.norm()),
         first_slope=first,
-        linear_residual=float("nan") if residual is None else float(residual.norm()),
-        damping=linear.damping,
+        linear_residual=found.linear.left,
+        damping=found.linear.damping,
         gradients=flat.work.gradients,
         products=flat.work.products,
         crosses=flat.work.crosses,
         params=flat.params(solved.x),
     )
-    value = raw if proved is not None else raw - correction
-    return value, flat.coordinates.slopes(t, slope), certificate
+    value = found.corrected if proved is None else found.raw
+    return value, flat.coordinates.slopes(t, found.gradient), certificate
 
 
 def _solve(inverse: str) -> Callable[..., Solved]:

@@ -78,6 +78,7 @@ class _Trial:
     ) -> None:
         self._flat, self._descent, self._path = flat, descent, checkpoint
         self._patience = patience
+        self._saver = checkpoints.Saver(checkpoint, None)
         self._start = flat.coordinates.of(point)
         self._state: Chain | None = None
         self._seconds = 0.0
@@ -105,8 +106,8 @@ class _Trial:
         self.history.append(measurement)
         if self.done and self._path is not None:
             _show(self._flat, at, self._path.parent)
-        if self._path is not None:
-            checkpoints.save(self._path, self._content())
+        if self._saver.due(last=self.done):
+            self._saver.save(self._content())
         return measurement
 
     def _exhausted(self) -> bool:

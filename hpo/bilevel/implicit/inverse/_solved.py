@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -32,3 +33,8 @@ class Solved:
     least: float = 0.0
     most: float = 0.0
     damping: float = 0.0
+
+    @property
+    def left(self) -> float:
+        """The size of the residual; nan if it is not known."""
+        return math.nan if self.residual is None else float(self.residual.norm())

@@ -21,3 +21,8 @@ class Minimum:
     iterations: int
     pairs: tuple[tuple[Tensor, Tensor], ...] = ()
     reached: bool = True
+
+
+def norm(slope: Tensor) -> float:
+    """The size of a gradient, where nothing else is asked of it."""
+    return float(slope.norm())

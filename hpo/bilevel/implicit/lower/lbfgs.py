@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hpo.bilevel.implicit.inverse.precondition import Apply, Pairs, pairs
-from hpo.bilevel.implicit.lower._minimum import Minimum
+from hpo.bilevel.implicit.lower._minimum import Minimum, norm
 from hpo.bilevel.implicit.problem import Bilevel
 
 LIMIT = 2000
@@ -48,7 +48,7 @@ def minimize(
     x = x.detach()
     value, slope = both(x)
     kept, spent = list(known)[-MEMORY:], 1
-    size = measure or _norm
+    size = measure or norm
     while size(slope) > tolerance and spent < limit and math.isfinite(value):
         apply = pairs(kept, base)
         length = 1.0
@@ -102,7 +102,3 @@ def _wolfe(
     if best is not None:
         return _Found(_TRIES, *best)
     return _Found(_TRIES, None, value, slope)
-
-
-def _norm(slope: Tensor) -> float:
-    return float(slope.norm())

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hpo.bilevel.implicit.lower._minimum import Minimum
+from hpo.bilevel.implicit.lower._minimum import Minimum, norm
 from hpo.bilevel.implicit.problem import Bilevel
 
 LIMIT = 20_000
@@ -27,7 +27,7 @@ def minimize(
     measure: Callable[[Tensor], float] | None = None,
 ) -> Minimum:
     """x whose proximal gradient step, divided by its length, is within the tolerance."""
-    size = measure or _norm
+    size = measure or norm
     x = x.detach()
     y, momentum = x, 1.0
     step = 1.0
@@ -54,7 +54,3 @@ def minimize(
         y = ahead + (momentum - 1) / following * (ahead - x)
         x, momentum, step = ahead, following, step * _LONGER
     return Minimum(x, mapped, spent, (), False)
-
-
-def _norm(slope: Tensor) -> float:
-    return float(slope.norm())
