@@ -45,18 +45,27 @@ class DataWeights:
     def note(self) -> str:
         return f"{self.train_rows} rows, {self.label_noise:.0%} of their labels wrong"
 
+    @property
+    def rows(self) -> Mapping[str, int]:
+        return {"inner": self.train_rows, "outer": len(self._rows["validation"][1])}
+
     def init_params(self, seed: int) -> "Tensor":
         import torch
 
         return torch.zeros(64, 10, dtype=torch.float64)
 
-    def inner_loss(self, params: "Tensor", h: Mapping[str, Any]) -> "Tensor":
+    def inner_loss(
+        self, params: "Tensor", h: Mapping[str, Any], rows: "Tensor | None" = None
+    ) -> "Tensor":
         penalty: Tensor = h["l2"] * (params**2).sum() / 2
-        weighted: Tensor = (h["weight"] * self._losses(params, "train")).mean()
+        weight = h["weight"] if rows is None else h["weight"][rows]
+        weighted: Tensor = (weight * self._losses(params, "train", rows)).mean()
         return weighted + penalty
 
-    def outer_loss(self, params: "Tensor", h: Mapping[str, Any]) -> "Tensor":
-        loss: Tensor = self._losses(params, "validation").mean()
+    def outer_loss(
+        self, params: "Tensor", h: Mapping[str, Any], rows: "Tensor | None" = None
+    ) -> "Tensor":
+        loss: Tensor = self._losses(params, "validation", rows).mean()
         return loss
 
     def selection_loss(self, params: "Tensor", h: Mapping[str, Any]) -> "Tensor":
@@ -70,10 +79,12 @@ class DataWeights:
         found = {"weight_right": h["weight"][right], "weight_wrong": h["weight"][~right]}
         return {name: float(part.mean()) for name, part in found.items() if len(part)}
 
-    def _losses(self, params: "Tensor", split: str) -> "Tensor":
+    def _losses(self, params: "Tensor", split: str, rows: "Tensor | None" = None) -> "Tensor":
         from torch.nn.functional import cross_entropy
 
         pixels, labels = self._rows[split]
+        if rows is not None:
+            pixels, labels = pixels[rows], labels[rows]
         return cross_entropy(pixels @ params, labels, reduction="none")
 
     @cached_property

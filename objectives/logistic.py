@@ -57,20 +57,28 @@ class Logistic:
         size = None if self.strengths == "all" else self._size
         return {"l2": Float(_LEAST, _MOST, "log", start=0.05, size=size)}
 
+    @property
+    def rows(self) -> Mapping[str, int]:
+        return {"inner": len(self._rows["train"][1]), "outer": len(self._rows["validation"][1])}
+
     def init_params(self, seed: int) -> "Tensor":
         import torch
 
         return torch.zeros(self._features, 10, dtype=torch.float64)
 
-    def inner_loss(self, params: "Tensor", h: Mapping[str, Any]) -> "Tensor":
+    def inner_loss(
+        self, params: "Tensor", h: Mapping[str, Any], rows: "Tensor | None" = None
+    ) -> "Tensor":
         strength = h["l2"]
         if self.strengths == "weight":
             strength = strength.view_as(params)
         penalty: Tensor = (strength * params**2).sum() / 2
-        return self._loss(params, "train") + penalty
+        return self._loss(params, "train", rows) + penalty
 
-    def outer_loss(self, params: "Tensor", h: Mapping[str, Any]) -> "Tensor":
-        return self._loss(params, "validation")
+    def outer_loss(
+        self, params: "Tensor", h: Mapping[str, Any], rows: "Tensor | None" = None
+    ) -> "Tensor":
+        return self._loss(params, "validation", rows)
 
     def selection_loss(self, params: "Tensor", h: Mapping[str, Any]) -> "Tensor":
         return self._loss(params, "selection")
@@ -95,10 +103,12 @@ class Logistic:
     def _size(self) -> int:
         return {"weight": 10 * self._features, "class": 10, "all": 1}[self.strengths]
 
-    def _loss(self, params: "Tensor", split: str) -> "Tensor":
+    def _loss(self, params: "Tensor", split: str, rows: "Tensor | None" = None) -> "Tensor":
         from torch.nn.functional import cross_entropy
 
         pixels, labels = self._rows[split]
+        if rows is not None:
+            pixels, labels = pixels[rows], labels[rows]
         return cross_entropy(pixels @ params, labels)
 
     @cached_property

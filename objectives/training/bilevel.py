@@ -36,6 +36,10 @@ class BilevelProblem(Protocol):
     selection_loss(x, h), final_metric(x, h)
                     a loss on rows kept apart for choosing among trials, and named numbers that
                     are shown beside the losses (PSNR, an error rate)
+    rows            {"inner": n, "outer": m}: how many rows of data the losses average over. Both
+                    then take `rows=`, a tensor of numbers below that, and give the mean over those
+                    rows together with what belongs to no row; without it, all. Methods that look
+                    at a few rows a step need it
     views(x, h)     pictures by name to look at, (rows, columns) or (rows, columns, 3), 0 to 1
     """
 

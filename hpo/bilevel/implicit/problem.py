@@ -47,8 +47,10 @@ class Bilevel:
     """inner(x, t) and outer(x, t) for vectors x (n,) and t (m,).
 
     `tunable` are the domains of the knobs that t holds; the others stay at their values in `point`.
-    `problems` is how many independent inner problems there are, which lie one after the other in x;
-    `inner_each` gives their losses (problems,), `inner` their sum.
+    `rows` says how many rows of data the losses average over, where the problem tells; the losses
+    then take the numbers of those to look at. `problems` is how many independent inner problems
+    there are, which lie one after the other in x; `inner_each` gives their losses (problems,),
+    `inner` their sum.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Bilevel:
                 problem.outer_smoothness(self.coordinates.values(t))  # type: ignore[attr-defined]
             )
         self.smooth = not callable(getattr(problem, "prox", None))
+        self.rows: Mapping[str, int] | None = getattr(problem, "rows", None)
 
     def __len__(self) -> int:
         return len(self.start)
@@ -105,9 +108,10 @@ class Bilevel:
                 values[name] = torch.as_tensor(values[name], dtype=like.dtype, device=like.device)
         return values
 
-    def inner_each(self, x: Tensor, t: Tensor) -> Tensor:
+    def inner_each(self, x: Tensor, t: Tensor, rows: Tensor | None = None) -> Tensor:
         """The inner losses (problems,)."""
-        loss = self.problem.inner_loss(self.params(x), self.knobs(t))
+        some = {} if rows is None else {"rows": rows}
+        loss = self.problem.inner_loss(self.params(x), self.knobs(t), **some)
         if loss.ndim > 1 or (loss.ndim == 1 and len(loss) != self.problems):
             raise HpoError(
                 f"inner_loss gave shape {tuple(loss.shape)}",
@@ -116,8 +120,8 @@ class Bilevel:
             )
         return loss if loss.ndim else loss[None]
 
-    def inner(self, x: Tensor, t: Tensor) -> Tensor:
-        return self.inner_each(x, t).sum()
+    def inner(self, x: Tensor, t: Tensor, rows: Tensor | None = None) -> Tensor:
+        return self.inner_each(x, t, rows).sum()
 
     def gradient(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The inner losses (problems,) and the gradient of their sum in x (n,)."""
@@ -127,9 +131,10 @@ class Bilevel:
         self.work.gradients += 1
         return each.detach(), slope
 
-    def outer(self, x: Tensor, t: Tensor) -> Tensor:
+    def outer(self, x: Tensor, t: Tensor, rows: Tensor | None = None) -> Tensor:
         """The outer loss, without dimension."""
-        loss = self.problem.outer_loss(self.params(x), self.knobs(t))
+        some = {} if rows is None else {"rows": rows}
+        loss = self.problem.outer_loss(self.params(x), self.knobs(t), **some)
         if loss.ndim:
             raise HpoError(
                 f"outer_loss gave shape {tuple(loss.shape)}, not one number", code="bad-loss"
