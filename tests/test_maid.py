@@ -141,7 +141,7 @@ def measurements(path: Path | None = None, stop: int | None = None) -> list[Meas
     point = SearchSpace(problem.space).start
     descent = Descent(iterations=5)
     found = []
-    for measurement in descended(problem, problem.space, point, 0, descent, 5, path):
+    for measurement in descended(problem, problem.space, point, 0, maid.way(descent), 5, path):
         found.append(replace(measurement, cost={**measurement.cost, "seconds": 0.0}))
         if len(found) == stop:
             break

@@ -50,7 +50,7 @@ def descend(
     problem: BilevelProblem, start: Start, seed: int, options: Any, checkpoint: Path | None
 ) -> Generator[Measurement]:
     from hpo.bilevel.implicit.evaluation import Rules
-    from hpo.bilevel.implicit.maid import Descent
+    from hpo.bilevel.implicit.maid import Descent, way
     from hpo.bilevel.implicit.measuring import descended
 
     rules = Rules(lower=options.lower, certified=options.certified)
@@ -58,7 +58,7 @@ def descend(
         options.iterations, options.first, options.longest, options.accuracy, rules=rules
     )
     return descended(
-        problem, start.tunable, start.point, seed, descent, options.patience, checkpoint
+        problem, start.tunable, start.point, seed, way(descent), options.patience, checkpoint
     )
 
 

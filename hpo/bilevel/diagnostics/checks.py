@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from hpo.bilevel.beside import beside
 from objectives.training.evaluation import checked_loss, evaluating
 from objectives.training.stream import as_batch, one_pass
 from search_spaces.regularizer import Batch
@@ -38,7 +39,7 @@ def response_gain(run: Run, batch: Batch, offers: Sequence[Offer]) -> Tensor:
     for knobs, switch in offers:
         losses = []
         for on in (False, True):
-            with _beside(run), torch.no_grad():
+            with beside(run), torch.no_grad():
                 switch(on)
                 losses.append(_losses(run, batch, knobs))
         gains.append(losses[0] - losses[1])
@@ -49,7 +50,7 @@ def plain_loss(run: Run, split: str, most: int) -> float:
     """The mean loss without any regularizer over the first rows of a split, at least `most` of them
     where it has so many; nan if it has none."""
     total, rows = 0.0, 0
-    with _beside(run), evaluating(run.model), torch.no_grad():
+    with beside(run), evaluating(run.model), torch.no_grad():
         for raw in one_pass(run.task, split, torch.Generator().manual_seed(0)):
             inputs, targets = as_batch(raw, run.task, split)
             batch = Batch(inputs.to(run.device), targets.to(run.device))
@@ -66,7 +67,7 @@ def rows_of(run: Run, split: str) -> int:
     known = told() if told is not None and split == "validation" else None
     if known is not None:
         return int(known)
-    with _beside(run):
+    with beside(run):
         passed = one_pass(run.task, split, torch.Generator().manual_seed(0))
         return sum(len(as_batch(raw, run.task, split).targets) for raw in passed)
 
@@ -81,7 +82,7 @@ def step_seconds(
     wanted = [*(p for p in run.model.parameters() if p.requires_grad), *answers]
     best = {True: float("inf"), False: float("inf")}
     for on in (False, True) * _TIMES:
-        with _beside(run):
+        with beside(run):
             switch(on)
             begun = clock(run)
             loss, penalty = run.regularized_loss(batch, knobs)
@@ -127,18 +128,3 @@ def _leaving_gradients(parameters: Sequence[nn.Parameter | Tensor]) -> Iterator[
     finally:
         for parameter, grad in zip(parameters, before, strict=True):
             parameter.grad = grad
-
-
-@contextmanager
-def _beside(run: Run) -> Iterator[None]:
-    """Puts random draws and the model's buffers (the statistics of norms) back as they were."""
-    noise, outside = run.noise.get_state(), run.streams.now()
-    buffers = [(buffer, buffer.clone()) for buffer in run.model.buffers()]
-    try:
-        yield
-    finally:
-        run.noise.set_state(noise)
-        run.streams.rewind(outside)
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)

@@ -9,18 +9,18 @@ from hpo.bilevel.implicit.problem import Bilevel
 
 
 class Curvature:
-    """Products with the second derivatives of the inner loss at (x, t).
+    """Products with the second derivatives of the inner loss at (x, t), on some rows or on all.
 
     `slope` (n,) is the inner gradient there: zero at the optimum. Building this costs one gradient,
     a product after that about as much as a gradient. Reverse over reverse: no tracing, and the
     graph is walked again for every product.
     """
 
-    def __init__(self, problem: Bilevel, x: Tensor, t: Tensor) -> None:
+    def __init__(self, problem: Bilevel, x: Tensor, t: Tensor, rows: Tensor | None = None) -> None:
         self._work = problem.work
         self.x = x.detach().requires_grad_()
         self.t = t.detach().requires_grad_()
-        loss = problem.inner(self.x, self.t)
+        loss = problem.inner(self.x, self.t, rows)
         (self._graph,) = torch.autograd.grad(loss, self.x, create_graph=True)
         self._work.gradients += 1
         self.slope = self._graph.detach()

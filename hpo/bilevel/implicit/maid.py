@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from hpo.bilevel.implicit.evaluation import Evaluation, Rules, Warm, evaluate
 from hpo.bilevel.implicit.inverse.precondition import pairs
 from hpo.bilevel.implicit.problem import Bilevel
+from hpo.bilevel.implicit.way import Way
 from search_spaces.errors import HpoError
 
 _ENOUGH = 1e-4  # of the predicted decrease, that must be certain
@@ -70,6 +72,16 @@ class Chain:
     ended: str = ""
 
 
+def way(descent: Descent) -> Way:
+    return Way(
+        partial(begin, descent=descent),
+        partial(advance, descent=descent),
+        partial(certified, descent=descent),
+        Chain,
+        descent.iterations,
+    )
+
+
 def begin(problem: Bilevel, t: Tensor, descent: Descent) -> Chain:
     """A chain at its first point. HpoError if the losses there are not finite."""
     slope = float(problem.gradient(problem.start, t)[1].norm())
@@ -103,7 +115,7 @@ def advance(problem: Bilevel, state: Chain, descent: Descent) -> Chain:
     if state.iteration >= descent.iterations:
         return replace(state, ended="iterations")
     here, spans = state.here, problem.coordinates.spans
-    slope = _projected(here.t, here.gradient, spans)
+    slope = projected(here.t, here.gradient, spans)
     if not bool(slope.any()):
         return replace(state, ended="no knob can move downhill")
     square = _FADING * state.square + (1 - _FADING) * slope**2
@@ -249,7 +261,7 @@ def certified(problem: Bilevel, state: Chain, descent: Descent) -> Evaluation:
     return evaluate(problem, state.here.t, state.here.warm, rules, slope=slope)
 
 
-def _projected(t: Tensor, gradient: Tensor, spans: Tensor) -> Tensor:
+def projected(t: Tensor, gradient: Tensor, spans: Tensor) -> Tensor:
     """The gradient without what would lead out of the box."""
     out = ((t <= 0) & (gradient > 0)) | ((t >= spans) & (gradient < 0))
     return torch.where(out, torch.zeros_like(gradient), gradient)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from hpo.bilevel.implicit import maid, pictures
+from hpo.bilevel.implicit import pictures
 from hpo.bilevel.implicit.evaluation import Evaluation, Rules, Warm, evaluate
-from hpo.bilevel.implicit.maid import Chain, Descent
 from hpo.bilevel.implicit.problem import Bilevel, Work
+from hpo.bilevel.implicit.way import Way, packed, unpacked
 from objectives.training import checkpoint as checkpoints
 from objectives.training.bilevel import BilevelProblem
 from objectives.training.measurement import Measurement
@@ -46,12 +46,12 @@ def descended(
     tunable: Mapping[str, Domain],
     point: Point,
     seed: int,
-    descent: Descent,
-    patience: int,
+    way: Way,
+    patience: int | None,
     checkpoint: Path | None,
 ) -> Generator[Measurement]:
-    """The measurements of MAID from a point: the first, each accepted step, and the last point
-    once more, solved a hundred times more exactly.
+    """The measurements of a way downhill from a point: the first, what it finds worth one, and the
+    last point once more, more exactly.
 
     val_loss is the value and its error together: what the outer loss is at most, so far as is
     known. patience: where the problem has a selection_loss, the chain ends after so many steps
@@ -59,7 +59,7 @@ def descended(
     from which a killed chain goes on, first giving its measurements again; it then equals an
     uninterrupted one bit for bit.
     """
-    trial = _Trial(Bilevel(problem, point, tunable, seed), point, descent, patience, checkpoint)
+    trial = _Trial(Bilevel(problem, point, tunable, seed), point, way, patience, checkpoint)
     yield from trial.history
     while not trial.done:
         yield trial.advance()
@@ -72,15 +72,15 @@ class _Trial:
         self,
         flat: Bilevel,
         point: Point,
-        descent: Descent,
-        patience: int,
+        way: Way,
+        patience: int | None,
         checkpoint: Path | None,
     ) -> None:
-        self._flat, self._descent, self._path = flat, descent, checkpoint
+        self._flat, self._way, self._path = flat, way, checkpoint
         self._patience = patience
         self._saver = checkpoints.Saver(checkpoint, None)
         self._start = flat.coordinates.of(point)
-        self._state: Chain | None = None
+        self._state: Any = None
         self._seconds = 0.0
         self.history: list[Measurement] = []
         self.done = False
@@ -90,18 +90,18 @@ class _Trial:
     def advance(self) -> Measurement:
         begun = time.perf_counter()
         if self._state is None:
-            state = maid.begin(self._flat, self._start, self._descent)
+            state = self._way.begin(self._flat, self._start)
         else:
-            state = maid.advance(self._flat, self._state, self._descent)
+            state = self._way.advance(self._flat, self._state)
         at = state.here
         if not state.ended and self._exhausted():
             state = replace(state, ended="the selection loss has stopped falling")
         if state.ended:
-            at, self.done = maid.certified(self._flat, state, self._descent), True
+            at, self.done = self._way.certified(self._flat, state), True
         self._state = state
         self._seconds += time.perf_counter() - begun
         step = state.iteration + 1 + self.done
-        progress = 1.0 if self.done else state.iteration / (self._descent.iterations + 1)
+        progress = 1.0 if self.done else state.iteration / (self._way.iterations + 1)
         measurement = _measurement(self._flat, at, step, progress, self._seconds)
         self.history.append(measurement)
         if self.done and self._path is not None:
@@ -112,13 +112,13 @@ class _Trial:
 
     def _exhausted(self) -> bool:
         losses = [m.metrics["holdout_loss"] for m in self.history if "holdout_loss" in m.metrics]
+        if self._patience is None:
+            return False
         return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= self._patience
 
     def _content(self) -> dict[str, Any]:
-        assert self._state is not None
         return {
-            "state": _plain(self._state),
-            "here": _plain(self._state.here),
+            "state": packed(self._state),
             "work": dict(vars(self._flat.work)),
             "seconds": self._seconds,
             "history": [measurement.to_json() for measurement in self.history],
@@ -128,8 +128,8 @@ class _Trial:
     def _resume(self, content: Mapping[str, Any]) -> None:
         assert self._path is not None
         try:
-            here = Evaluation(**_tuples(content["here"]))
-            self._state = Chain(**{**_tuples(content["state"]), "here": here})
+            self._state = unpacked(self._way.state, content["state"])
+            here = self._state.here
             self._flat.work = Work(**content["work"])
             self._seconds = content["seconds"]
             self.history = [Measurement.from_json(data) for data in content["history"]]
@@ -193,17 +193,3 @@ def _more(problem: BilevelProblem, params: Any, h: Mapping[str, Any]) -> dict[st
             )
         found |= {str(name): float(value) for name, value in given.items()}
     return found
-
-
-def _plain(record: Any) -> dict[str, Any]:
-    """The fields of a record of tensors and numbers, without records within."""
-    values = {f.name: getattr(record, f.name) for f in fields(record)}
-    return {
-        name: [list(pair) for pair in value] if name == "pairs" else value
-        for name, value in values.items()
-        if name != "here"
-    }
-
-
-def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {**data, "pairs": tuple((s, y) for s, y in data["pairs"])}

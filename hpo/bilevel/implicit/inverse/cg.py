@@ -37,6 +37,8 @@ def solve(
     if start is not None and bool(q.any()):
         residual -= matrix.product(q)
         spent += 1
+        if not float(residual.norm()) <= float(b.norm()):  # worse than none
+            q, residual = torch.zeros_like(b), b.clone()
     least, most = 0.0, 0.0
     while True:
         run = _run(matrix, q, residual, tolerance, apply, limit - spent, damping)

@@ -38,6 +38,8 @@ def solve(
     if start is not None and bool(q.any()):
         residual = b - matrix.product(q)
         spent += 1
+        if not float(residual.norm()) <= float(b.norm()):  # worse than none
+            q, residual = torch.zeros_like(b), b.clone()
     while float(residual.norm()) > tolerance and spent < limit:
         q = q + step * residual
         residual = b - matrix.product(q)

@@ -1,0 +1,1 @@
+"""Ways to a hypergradient while training goes on, one a file."""

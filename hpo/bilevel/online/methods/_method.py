@@ -1,0 +1,45 @@
+"""What a way to a hypergradient in training is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Tensor
+
+from hpo.bilevel.online.view import View
+
+State = Mapping[str, Tensor]  # all that a method remembers
+
+
+@dataclass(frozen=True)
+class Found:
+    """gradient (m,): of the outer loss in the knobs; state: what the method remembers next.
+
+    slope: of the inner loss, (n,), with which the parameters are to be stepped where the method
+    says so itself; None where training goes its own way. residual: what is left of the linear
+    system, as a share of its right-hand side; nan if it is not known.
+    """
+
+    gradient: Tensor
+    state: State = field(default_factory=dict)
+    slope: Tensor | None = None
+    residual: float = float("nan")
+
+
+class Method(Protocol):
+    """every: training steps for each step of the knobs, unless the user says. simultaneous: the
+    parameters of a bilevel problem take the step that comes with the gradient, and no other."""
+
+    @property
+    def every(self) -> int: ...
+
+    @property
+    def simultaneous(self) -> bool: ...
+
+    def learn(self, view: View, t: Tensor, state: State) -> State:
+        """What it remembers after a training step, on the rows that were trained on."""
+
+    def gradient(self, view: View, t: Tensor, state: State) -> Found:
+        """The hypergradient where the parameters are."""
