@@ -36,6 +36,12 @@ class Ridge:
     def outer_loss(self, params, h):
         return ((self.z @ params - self.w) ** 2).mean() / 2
 
+    def inner_parts(self, params, h):
+        def loss(outputs):
+            return ((outputs - self.y) ** 2).mean() / 2
+
+        return self.x @ params, loss, (h["l2"] * params**2).sum() / 2
+
     def mu(self, h):
         return h["l2"].min()
 
@@ -91,6 +97,37 @@ class Quadratics:
         return ((x - self.goals) ** 2).sum() / 2
 
 
+class Network:
+    """A network of 103 weights (6-10-3, tanh) with an L2 strength for each tensor."""
+
+    space: ClassVar = {"l2": Float(1e-4, 1.0, "log", start=0.02, size=4)}
+
+    def __init__(self):
+        self.x, self.z = drawn(60, 6), drawn(40, 6, seed=1)
+        scores = drawn(6, 3, seed=2)
+        self.y = (self.x.tanh() @ scores).argmax(1)
+        self.w = (self.z.tanh() @ scores + drawn(40, 3, seed=3)).argmax(1)
+
+    def init_params(self, seed):
+        shapes = {"w1": (6, 10), "b1": (10,), "w2": (10, 3), "b2": (3,)}
+        return {name: drawn(*shape, seed=seed + len(name)) / 2 for name, shape in shapes.items()}
+
+    def outputs(self, params, rows):
+        return (rows @ params["w1"] + params["b1"]).tanh() @ params["w2"] + params["b2"]
+
+    def inner_parts(self, params, h):
+        squares = torch.stack([(one**2).sum() for one in params.values()])
+        penalty = (h["l2"] * squares).sum() / 2
+        return self.outputs(params, self.x), lambda z: functional.cross_entropy(z, self.y), penalty
+
+    def inner_loss(self, params, h):
+        outputs, loss, penalty = self.inner_parts(params, h)
+        return loss(outputs) + penalty
+
+    def outer_loss(self, params, h):
+        return functional.cross_entropy(self.outputs(params, self.z), self.w)
+
+
 class ElasticNet(Ridge):
     """L1 through the prox, L2 within the loss; one strength a feature and one for all."""
 
@@ -108,7 +145,7 @@ def resolved(problem, point, **options):
     return hpo.hypergradient(problem, point, 1e-12, **options)[0]
 
 
-def differences(problem, point, name, change=1e-5):
+def differences(problem, point, name, change=1e-5, **options):
     """The gradient in one knob from outer losses at inner problems solved anew."""
     value = point[name]
     entries = value if isinstance(value, tuple) else (value,)
@@ -120,6 +157,11 @@ def differences(problem, point, name, change=1e-5):
                 v * (1 + sign * change) if k == place else v for k, v in enumerate(entries)
             )
             moved_value = moved if isinstance(value, tuple) else moved[0]
-            sides.append(resolved(problem, {**point, name: moved_value}))
+            sides.append(resolved(problem, {**point, name: moved_value}, **options))
         found.append((sides[0] - sides[1]) / (2 * change * entry))
     return torch.tensor(found, dtype=DOUBLE)
+
+
+def relative(found, truth):
+    """How far off a vector is, as a share of the true one."""
+    return float((found - truth).norm() / truth.norm())
