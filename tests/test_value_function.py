@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from toy_bilevel import DOUBLE, ElasticNet, Logistic, Network, Quadratics, Ridge, relative
+from toy_bilevel import DOUBLE, ElasticNet, Logistic, Network, Quadratics, Ridge, relative, resolved
 
 import hpo
 
@@ -34,6 +34,14 @@ def test_the_default_is_close_on_an_easy_problem():
     truth.backward()
     assert relative(grad["l2"], leaf.grad) < 1e-6
     assert abs(value - truth.item()) <= certificate.value_error + 1e-15
+
+
+def test_the_value_is_corrected_by_what_the_pull_has_told():
+    truth = resolved(Logistic(), None)
+    value, _, certificate = hpo.hypergradient(
+        Logistic(), tolerance=0.1, method="value_function", penalty=1e3
+    )
+    assert 0 < abs(value - truth) < 0.1 * certificate.value_error
 
 
 class Once(torch.autograd.Function):
