@@ -96,6 +96,27 @@ def test_negative_curvature_is_damped_and_reported():
     assert torch.allclose(shifted @ solved.q, b)
 
 
+def at_random(problem, seed=21):
+    """Far from the optimum, where the Hessian of a network is indefinite."""
+    point = {name: domain.start_value() for name, domain in problem.space.items()}
+    flat = Bilevel(problem, point)
+    return flat, drawn(len(flat), seed=seed), flat.coordinates.of(point)
+
+
+def test_damping_leaves_no_system_that_is_nearly_singular():
+    """Where training of a network has just begun, a few eigenvalues of many are negative."""
+    for seed in range(3):
+        flat, x, t = at_random(Network(), seed)
+        dense = Curvature(flat, x, t).products(torch.eye(len(x), dtype=DOUBLE))
+        least = float(torch.linalg.eigvalsh(dense)[0])
+        assert least < 0
+        b = drawn(len(x), seed=seed)
+        solved = cg.solve(Curvature(flat, x, t), b, 1e-8)
+        assert least + solved.damping > 0.05 * solved.damping
+        assert solved.left <= 1e-8
+        assert solved.iterations < 1000
+
+
 def test_pairs_of_a_quadratic_give_its_inverse():
     root = drawn(6, 6)
     matrix = root @ root.t() + torch.eye(6, dtype=DOUBLE)
@@ -109,13 +130,6 @@ def test_pairs_of_a_quadratic_give_its_inverse():
 def test_the_diagonal_of_a_diagonal_matrix_is_found_by_one_draw():
     truth = torch.tensor([0.1, 1.0, 10.0], dtype=DOUBLE)
     assert torch.allclose(diagonal(Dense(torch.diag(truth)).product, truth, 1), truth)
-
-
-def at_random(problem):
-    """Far from the optimum, where the Hessian of a network is indefinite."""
-    point = {name: domain.start_value() for name, domain in problem.space.items()}
-    flat = Bilevel(problem, point)
-    return flat, drawn(len(flat), seed=21), flat.coordinates.of(point)
 
 
 def test_the_gauss_newton_matrix_is_that_of_the_outputs_and_is_positive():
