@@ -129,14 +129,28 @@ def test_work_is_counted_and_what_is_not_known_is_not_claimed():
         _, _, certificate = hpo.hypergradient(Logistic(), method=method, steps=20, step=1.0)
         passes = 2 if method == "reverse" else 1
         assert certificate.gradients == 2 + 20 * passes  # the first slope and the last
-        assert certificate.products == certificate.crosses == products
+        assert certificate.crosses == products
+        assert certificate.products == products + (method == "reverse")  # its linear residual
         assert math.isnan(certificate.value_error)
-        assert math.isnan(certificate.linear_residual)
+        assert math.isnan(certificate.linear_residual) == (method == "forward")
         assert not certificate.certified
     found, _, certificate = hpo.hypergradient(Ridge(), method="reverse", steps=20)
     assert certificate.certified
     truth = float(Ridge().closed(torch.full((12,), 0.1, dtype=DOUBLE)))
     assert 1e-6 < abs(found - truth) <= certificate.value_error
+
+
+def test_the_linear_residual_tells_whether_the_steps_were_enough():
+    """From an optimum the slope is zero however few they are."""
+    optimum = hpo.hypergradient(Logistic(), tolerance=1e-12)[2].params
+    _, truth, _ = hpo.hypergradient(Logistic(), tolerance=1e-12, params=optimum)
+    for steps, least, most in ((5, 1e-2, 10.0), (400, 0.0, 1e-6)):
+        _, grad, certificate = hpo.hypergradient(
+            Logistic(), method="reverse", params=optimum, steps=steps
+        )
+        assert certificate.slope < 1e-10
+        assert least <= certificate.linear_residual <= most
+        assert least <= relative(grad["l2"].reshape(-1), truth["l2"].reshape(-1)) <= most
 
 
 class Weighed(Ridge):

@@ -26,12 +26,13 @@ class Certificate:
 
     value_error: how far the value may be from F, nan if that is not known; `certified` says whether
     it is a bound or an estimate. slope: the size of the inner gradient at the parameters used,
-    first_slope: where training began. linear_residual: of the linear system; nan where none is
-    solved or the solver does not know it. damping: what had to be added to the Hessian because a
-    direction of negative curvature was met: then the parameters are at no minimum, and the gradient
-    is that of a damped problem. gradients, products, crosses: the work: inner gradients, Hessian
-    products, mixed products. params: the parameters used, as the problem knows them. solver:
-    derivatives of the value in `step` and `momentum` of the inner solver, from method='reverse'.
+    first_slope: where training began. linear_residual: of the linear system, which the steps of
+    method='reverse' solve too if there are enough; nan where it is not known. damping: what had to
+    be added to the Hessian because a direction of negative curvature was met: then the parameters
+    are at no minimum, and the gradient is that of a damped problem. gradients, products, crosses:
+    the work: inner gradients, Hessian products, mixed products. params: the parameters used, as the
+    problem knows them. solver: derivatives of the value in `step` and `momentum` of the inner
+    solver, from method='reverse'.
     """
 
     value_error: float

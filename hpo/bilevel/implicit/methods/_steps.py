@@ -75,12 +75,15 @@ def reached(
     x: Tensor,
     outer: tuple[float, Tensor],
     gradient: Tensor,
+    q: Tensor | None = None,
     solver: Mapping[str, Tensor] | None = None,
 ) -> Estimate:
     """The estimate that unrolling gives, with the outer loss and its gradient in x. The value is
-    that of the parameters reached; how far from F it is, is known where it can be bounded."""
+    that of the parameters reached; how far from F it is, is known where it can be bounded. q (n,):
+    what the steps put in place of the solution of the linear system at x."""
     value, b = outer
-    slope = curvature_at(asked.problem, x, asked.t).slope
+    curvature = curvature_at(asked.problem, x, asked.t)
+    slope = curvature.slope
     proved = bound(asked.problem, asked.t, b, slope)
     return Estimate(
         value=value,
@@ -89,6 +92,7 @@ def reached(
         gradient=gradient,
         x=x,
         slope=slope,
+        linear_residual=float((b - curvature.product(q)).norm()) if q is not None else math.nan,
         solver=solver or {},
     )
 

@@ -35,16 +35,18 @@ def estimate(
     value, b, gradient = problem.outer_gradients(x, t)
     in_step, in_momentum = torch.zeros_like(plan.step), torch.zeros_like(plan.momentum)
     adjoint, earlier = b, torch.zeros_like(b)  # of x_{k+1}, and what x_k has from later steps
+    q = torch.zeros_like(b)
     for k in reversed(range(len(plan))):
         here = path.pop()
         before = path[-1] if path else here
         in_x, in_before, in_t, in_step[k], in_momentum[k] = _backward(
             problem, (here, before, t, plan.step[k], plan.momentum[k]), adjoint
         )
+        q = q + plan.step[k] * adjoint
         adjoint, earlier = earlier + in_x, in_before
         gradient = gradient + in_t
     solver = {"step": _shaped(in_step, step), "momentum": _shaped(in_momentum, momentum)}
-    return _steps.reached(asked, x, (value, b), gradient, solver=solver)
+    return _steps.reached(asked, x, (value, b), gradient, q if problem.smooth else None, solver)
 
 
 def iterates(problem: Bilevel, t: Tensor, start: Tensor, plan: Plan) -> list[Tensor]:
