@@ -6,11 +6,13 @@ from torch.nn import functional
 from toy_bilevel import Logistic, Network, Ridge, drawn, relative
 
 import hpo
+from hpo.bilevel.implicit import maid
+from hpo.bilevel.implicit.evaluation import Rules
 from hpo.bilevel.implicit.lower import adam, lbfgs, solvers
 from hpo.bilevel.implicit.problem import Bilevel
 
 
-class Rows(Network):
+class MiniBatches(Network):
     """Notes which rows it was asked for."""
 
     rows = {"inner": 150}  # noqa: RUF012
@@ -39,7 +41,7 @@ def solved(problem, start=None, tolerance=1e-6):
 
 
 def test_adam_sees_each_row_once_a_pass_and_ends_at_an_optimum():
-    problem = Rows()
+    problem = MiniBatches()
     flat, found = solved(problem)
     assert found.reached
     assert float(found.slope.norm()) <= 1e-6
@@ -53,7 +55,7 @@ def test_adam_sees_each_row_once_a_pass_and_ends_at_an_optimum():
 
 
 def test_adam_is_the_same_each_time_and_brings_the_loss_down_before_the_polish(monkeypatch):
-    first, second = (solved(Rows())[1].x for _ in range(2))
+    first, second = (solved(MiniBatches())[1].x for _ in range(2))
     assert torch.equal(first, second)
     begun, polish = [], lbfgs.minimize
 
@@ -62,13 +64,13 @@ def test_adam_is_the_same_each_time_and_brings_the_loss_down_before_the_polish(m
         return polish(problem, t, x, *rest, **options)
 
     monkeypatch.setattr(lbfgs, "minimize", noting)
-    flat, _ = solved(Rows())
+    flat, _ = solved(MiniBatches())
     start = float(flat.inner(flat.start, flat.coordinates.of({"l2": (0.02,) * 4})))
     assert begun[0] < 0.8 * start
 
 
 def test_parameters_that_were_trained_before_are_only_polished():
-    problem = Rows()
+    problem = MiniBatches()
     _, found = solved(problem)
     problem.asked.clear()
     _, again = solved(problem, start=found.x)
@@ -91,3 +93,12 @@ def test_adam_is_refused_where_there_is_a_prox():
 
     with pytest.raises(hpo.HpoError, match="lower is adam, and the inner problem has a prox"):
         hpo.hypergradient(Sparse(), lower="adam")
+
+
+def test_maid_descends_with_adam():
+    flat = Bilevel(MiniBatches(), {"l2": (0.02,) * 4})
+    descent = maid.Descent(iterations=3, rules=Rules(lower="adam"))
+    first = maid.begin(flat, flat.coordinates.of({"l2": (0.02,) * 4}), descent)
+    *_, last = maid.chain(flat, first, descent)
+    assert last.iteration >= 1
+    assert last.here.value < first.here.value
