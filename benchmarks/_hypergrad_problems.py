@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -72,17 +72,26 @@ class Network:
             "b2": torch.zeros(10, dtype=DOUBLE),
         }
 
-    def inner_loss(self, params: Mapping[str, Tensor], h: Mapping[str, Any]) -> Tensor:
+    def inner_parts(
+        self, params: Mapping[str, Tensor], h: Mapping[str, Any]
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor], Tensor]:
         squares = torch.stack([(one**2).sum() for one in params.values()])
-        return self._loss(params, "train") + (h["l2"] * squares).sum() / 2
+        pixels, labels = self._rows["train"]
+        penalty: Tensor = (h["l2"] * squares).sum() / 2
+        return _scores(params, pixels), lambda z: functional.cross_entropy(z, labels), penalty
+
+    def inner_loss(self, params: Mapping[str, Tensor], h: Mapping[str, Any]) -> Tensor:
+        scores, loss, penalty = self.inner_parts(params, h)
+        return loss(scores) + penalty
 
     def outer_loss(self, params: Mapping[str, Tensor], h: Mapping[str, Any]) -> Tensor:
-        return self._loss(params, "validation")
+        pixels, labels = self._rows["validation"]
+        return functional.cross_entropy(_scores(params, pixels), labels)
 
-    def _loss(self, params: Mapping[str, Tensor], split: str) -> Tensor:
-        pixels, labels = self._rows[split]
-        hidden = (pixels @ params["w1"] + params["b1"]).tanh()
-        return functional.cross_entropy(hidden @ params["w2"] + params["b2"], labels)
+
+def _scores(params: Mapping[str, Tensor], pixels: Tensor) -> Tensor:
+    hidden = (pixels @ params["w1"] + params["b1"]).tanh()
+    return hidden @ params["w2"] + params["b2"]
 
 
 class Drawn:

@@ -5,6 +5,7 @@
 digits      640 strengths of a softmax regression, nine settings of first accuracy and first step
 tv          total variation on eight photographs: work to within 0.1 % of the best value
 network     one hypergradient of a network with 2410 weights, against a dense solve
+methods     other ways to the same: unrolled, from first derivatives, and with training cut short
 intervals   whether the true value lies within what is reported, on drawn problems
 
 One thread. Units are inner gradients and Hessian-vector products; those of the checks of true
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PARTS = ("digits", "tv", "network", "intervals")
+PARTS = ("digits", "tv", "network", "methods", "intervals")
 ACCURACIES, FIRST = (1e-1, 1e-3, 1e-5), (0.1, 0.5, 1.0)
 
 
@@ -244,6 +245,51 @@ def network(options: argparse.Namespace) -> Any:
     return Report(
         report, rows, {**data, "condition": condition, "slope": float(solved.slope.norm())}
     )
+
+
+_STAGES = ((1e-8, "lbfgs"), (1e-9, "lbfgs"), (1e-11, "newton"))  # to an optimum within rounding
+
+
+def methods(options: argparse.Namespace) -> Any:
+    import torch
+    from _hypergrad_problems import Network
+    from _report import Report, Row, table
+
+    import hpo
+
+    problem, few = Network(), options.quick
+    params = None
+    for tolerance, lower in ((1e-1, "lbfgs"),) if few else _STAGES:
+        _, truth, optimum = hpo.hypergradient(
+            problem, None, tolerance, params=params, lower=lower, limit=5000
+        )
+        params = optimum.params
+    counts = (2, 3) if few else (100, 1000)
+    ways: list[tuple[str, Any, dict[str, Any]]] = [
+        (f"{method}, {steps} steps", params, {"method": method, "steps": steps, "momentum": 0.98})
+        for method in ("reverse", "forward")
+        for steps in counts
+    ]
+    for penalty in (1e3, 1e4, 1e5):
+        given = {"method": "value_function", "penalty": penalty, "tolerance": 1e3 if few else 1e-4}
+        ways.append((f"value_function, penalty {penalty:g}", params, given))
+    for tolerance in (1e-1,) if few else (1e-1, 1e-2, 1e-3):
+        for curvature in ("hessian", "gauss_newton"):
+            given = {"tolerance": tolerance, "curvature": curvature}
+            ways.append((f"cg, {curvature}, training cut at {tolerance:g}", None, given))
+    lines, data = [], {}
+    for name, begin, given in ways:
+        begun = time.process_time()
+        _, grad, spent = hpo.hypergradient(problem, params=begin, **given)
+        seconds = time.process_time() - begun
+        error = float((grad["l2"] - truth["l2"]).norm() / truth["l2"].norm())
+        cosine = float(torch.cosine_similarity(grad["l2"], truth["l2"], 0))
+        data[name] = {"error": error, "cosine": cosine, "damping": spent.damping}
+        work = [f"{spent.gradients}", f"{spent.products}", f"{1000 * seconds:.0f}"]
+        lines.append([name, f"{error:.1e}", f"{cosine:.3f}", *work, f"{spent.damping:.1e}"])
+    rows = [Row(f"relative error of {name}", f"{one['error']:.1e}") for name, one in data.items()]
+    header = ["way", "relative error", "cosine", "gradients", "products", "CPU ms", "damping"]
+    return Report([table(header, lines)], rows, {**data, "slope": optimum.slope})
 
 
 # -- intervals ------------------------------------------------------------------------------------

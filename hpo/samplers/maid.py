@@ -43,7 +43,7 @@ class Options(InRunOptions):
     accuracy: float = option(0.1, above=0)
     certified: bool = False
     patience: int = option(5, at_least=1)
-    lower: Literal["auto", "lbfgs", "newton", "accelerated"] = "auto"
+    lower: Literal["auto", "lbfgs", "newton", "accelerated", "adam"] = "auto"
 
 
 def descend(

@@ -40,6 +40,9 @@ class BilevelProblem(Protocol):
                     then take `rows=`, a tensor of numbers below that, and give the mean over those
                     rows together with what belongs to no row; without it, all. Methods that look
                     at a few rows a step need it
+    inner_parts(x, h)  outputs (a tensor), loss_of_outputs (a function of them) and rest (a number),
+                    with inner_loss = loss_of_outputs(outputs) + rest: the Gauss-Newton matrix is
+                    made of these
     views(x, h)     pictures by name to look at, (rows, columns) or (rows, columns, 3), 0 to 1
     """
 

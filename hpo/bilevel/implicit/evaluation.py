@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from hpo.bilevel.implicit.curvature import Curvature
+from hpo.bilevel.implicit.curvatures import curvature_at
 from hpo.bilevel.implicit.inverse import cg
 from hpo.bilevel.implicit.inverse._solved import Solved
 from hpo.bilevel.implicit.inverse.precondition import Apply, Pairs, pairs
 from hpo.bilevel.implicit.lower import solvers
 from hpo.bilevel.implicit.problem import Bilevel
-from hpo.bilevel.implicit.proximal_curvature import curvature_at
 
 
 @dataclass(frozen=True)
@@ -134,15 +134,19 @@ class Derivative:
 
 
 def differentiate(
-    problem: Bilevel, t: Tensor, x: Tensor, inverse: Callable[[Curvature, Tensor], Solved]
+    problem: Bilevel,
+    t: Tensor,
+    x: Tensor,
+    inverse: Callable[[Curvature, Tensor], Solved],
+    curvature: str = "hessian",
 ) -> Derivative:
-    """The hypergradient at x, with what `inverse` makes of the Hessian and b."""
-    curvature = curvature_at(problem, x, t)
+    """The hypergradient at x, with what `inverse` makes of the curvature of that name and b."""
+    matrix = curvature_at(problem, x, t, curvature)
     raw, b, direct = problem.outer_gradients(x, t)
-    linear = inverse(curvature, b)
-    gradient = direct - curvature.cross(linear.q)
-    corrected = raw - float(linear.q @ curvature.slope)
-    return Derivative(raw, corrected, gradient, b, curvature.slope, linear)
+    linear = inverse(matrix, b)
+    gradient = direct - matrix.cross(linear.q)
+    corrected = raw - float(linear.q @ matrix.slope)
+    return Derivative(raw, corrected, gradient, b, matrix.slope, linear)
 
 
 def _remaining(q: Tensor) -> Callable[[Tensor], float]:

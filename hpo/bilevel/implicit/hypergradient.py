@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from search_spaces.errors import HpoError
@@ -11,24 +13,26 @@ from search_spaces.errors import HpoError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from hpo.bilevel.implicit.inverse._solved import Solved
+    from hpo.bilevel.implicit.methods._estimate import Estimate
     from objectives.training.bilevel import BilevelProblem
     from search_spaces.domains import Point
 
-Inverse = Literal["cg", "neumann", "nystrom", "identity"]
+Method = Literal["cg", "neumann", "nystrom", "identity", "reverse", "forward", "value_function"]
 
 
 @dataclass(frozen=True)
 class Certificate:
     """What a hypergradient is worth.
 
-    value_error: how far the value may be from F; `certified` says whether that is a bound or an
-    estimate. slope: the size of the inner gradient at the parameters used, first_slope: where
-    training began. linear_residual: of the linear system; nan where the solver does not know it.
-    damping: what had to be added to the Hessian because a direction of negative curvature was met:
-    then the parameters are at no minimum, and the gradient is that of a damped problem. gradients,
-    products, crosses: the work: inner gradients, Hessian products, mixed products. params: the
-    inner optimum, as the problem knows its parameters.
+    value_error: how far the value may be from F, nan if that is not known; `certified` says whether
+    it is a bound or an estimate. slope: the size of the inner gradient at the parameters used,
+    first_slope: where training began. linear_residual: of the linear system, which the steps of
+    method='reverse' solve too if there are enough; nan where it is not known. damping: what had to
+    be added to the Hessian because a direction of negative curvature was met: then the parameters
+    are at no minimum, and the gradient is that of a damped problem. gradients, products, crosses:
+    the work: inner gradients, Hessian products, mixed products. params: the parameters used, as the
+    problem knows them. solver: derivatives of the value in `step` and `momentum` of the inner
+    solver, from method='reverse'.
     """
 
     value_error: float
@@ -41,6 +45,7 @@ class Certificate:
     products: int
     crosses: int
     params: Any
+    solver: Mapping[str, Tensor]
 
 
 def hypergradient(
@@ -49,81 +54,86 @@ def hypergradient(
     tolerance: float = 1e-8,
     *,
     params: Any = None,
-    inverse: Inverse = "cg",
-    lower: str = "auto",
+    method: Method = "cg",
     seed: int = 0,
     **options: Any,
 ) -> tuple[float, dict[str, Tensor], Certificate]:
     """F at `knobs`, its gradient in them, and what both are worth.
 
     knobs: values of the problem's space; its start values unless given. tolerance: the inner
-    problem is solved, and so is the linear system, to this share of where they begin. params: begin
-    training here; a gradient at parameters that are optimal already costs no training. inverse: how
-    the inverse Hessian is applied; `options` go to that solver (limit, step, rank, shift,
-    curvature). lower: the solver of the inner problem. The gradient of a knob has the knob's own
-    shape; whole numbers and choices have none and are left out. HpoError if the inner problem
-    cannot be solved or something is not finite.
+    problem is solved, and so is a linear system, to this share of where they begin. params: begin
+    training here; a gradient at parameters that are optimal already costs no training. The gradient
+    of a knob has the knob's own shape; whole numbers and choices have none and are left out.
+
+    method, and the options it takes:
+    cg              limit: implicit differentiation, conjugate gradients on the inverse Hessian
+    neumann         step, limit: the same, by a series of gradient steps
+    nystrom         rank, shift: the same, from a sketch of low rank
+    identity        step: the same, with 1 / step in place of the Hessian
+    reverse         steps, step, momentum: backwards through the steps of an inner solver
+    forward         steps, step, momentum: along with them, for few knobs
+    value_function  penalty, extrapolate: first derivatives alone
+    The first four take curvature, `hessian` or `gauss_newton` (for networks; the problem then gives
+    `inner_parts`). All but reverse and forward, which take their `steps` whatever the tolerance,
+    take lower: the solver of the inner problem.
+
+    HpoError if the inner problem cannot be solved or something is not finite.
     """
     import torch
 
-    from hpo.bilevel.implicit.evaluation import bound, differentiate
-    from hpo.bilevel.implicit.lower import solvers
+    from hpo.bilevel.implicit.methods._estimate import Request
     from hpo.bilevel.implicit.problem import Bilevel
 
+    estimate = _method(method, options)
     point = {name: domain.start_value() for name, domain in problem.space.items()}
     flat = Bilevel(problem, {**point, **dict(knobs or {})}, seed=seed)
     t = flat.coordinates.of({**point, **dict(knobs or {})})
     start = flat.start if params is None else flat.flat(params)
     first = float(flat.gradient(flat.start, t)[1].norm())
-    solved = solvers.minimize(flat, t, start, tolerance * first, name=lower)
-    if not solved.reached and not float(solved.slope.norm()) <= 1e3 * tolerance * first:
-        raise _unsolved(float(solved.slope.norm()), first, solved.iterations)
-    solve = _solve(inverse)
-    found = differentiate(
-        flat, t, solved.x, lambda c, b: solve(c, b, tolerance * float(b.norm()), **options)
-    )
-    proved = bound(flat, t, found.b, found.r)
+    found = estimate(Request(flat, t, start, tolerance, first))
     if not bool(torch.isfinite(found.gradient).all()):
         raise HpoError(
-            f"the hypergradient is not finite (inverse {inverse})",
-            hint="use inverse='cg', which stops at negative curvature, or a shorter step",
+            f"the hypergradient is not finite (method {method})",
+            hint="a shorter step, or method='cg', which stops at negative curvature",
             code="not-finite",
         )
     certificate = Certificate(
-        value_error=abs(found.raw - found.corrected) if proved is None else proved,
-        certified=proved is not None,
-        slope=float(found.r.norm()),
+        value_error=found.error,
+        certified=found.certified,
+        slope=float(found.slope.norm()),
         first_slope=first,
-        linear_residual=found.linear.left,
-        damping=found.linear.damping,
+        linear_residual=found.linear_residual,
+        damping=found.damping,
         gradients=flat.work.gradients,
         products=flat.work.products,
         crosses=flat.work.crosses,
-        params=flat.params(solved.x),
+        params=flat.params(found.x),
+        solver=found.solver,
     )
-    value = found.corrected if proved is None else found.raw
-    return value, flat.coordinates.slopes(t, found.gradient), certificate
+    return found.value, flat.coordinates.slopes(t, found.gradient), certificate
 
 
-def _solve(inverse: str) -> Callable[..., Solved]:
+def _method(name: str, options: Mapping[str, Any]) -> Callable[..., Estimate]:
+    """The method of that name, told the options. HpoError for one that it does not have."""
     from hpo.bilevel.implicit.inverse import cg, identity, neumann, nystrom
+    from hpo.bilevel.implicit.methods import forward, implicit, reverse, value_function
     from search_spaces.plugins import unknown
 
-    known: Mapping[str, Callable[..., Solved]] = {
-        "cg": cg.solve,
-        "neumann": neumann.solve,
-        "nystrom": nystrom.solve,
-        "identity": identity.solve,
-    }
-    if inverse not in known:
-        raise unknown("inverse", inverse, known, hint=f"known: {', '.join(known)}")
-    return known[inverse]
-
-
-def _unsolved(slope: float, first: float, spent: int) -> HpoError:
-    return HpoError(
-        f"the inner problem was not solved: after {spent} gradients its gradient is {slope:.2g},"
-        f" from {first:.2g} at the start",
-        hint="a looser tolerance, double precision, or another lower= solver",
-        code="not-solved",
-    )
+    inverses = {"cg": cg, "neumann": neumann, "nystrom": nystrom, "identity": identity}
+    others = {"reverse": reverse, "forward": forward, "value_function": value_function}
+    if name not in (known := [*inverses, *others]):
+        raise unknown("method", name, known, hint=f"known: {', '.join(known)}")
+    if name in inverses:
+        solve = inverses[name].solve
+        way, takes = partial(implicit.estimate, solve=solve), [implicit.estimate, solve]
+    else:
+        way, takes = others[name].estimate, [others[name].estimate]
+    parameters = [
+        one for function in takes for one in inspect.signature(function).parameters.values()
+    ]
+    allowed = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
+    for option in options:
+        if option not in allowed:
+            hint = f"method {name} takes {', '.join(allowed)}"
+            raise unknown("option", option, allowed, hint=hint, path=(option,))
+    return partial(way, **options)

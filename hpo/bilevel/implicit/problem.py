@@ -160,7 +160,7 @@ class Bilevel:
             torch.zeros_like(t) if in_t is None else in_t,
         )
 
-    def proximal(self, x: Tensor, t: Tensor, step: float) -> Tensor:
+    def proximal(self, x: Tensor, t: Tensor, step: float | Tensor) -> Tensor:
         """What `prox` makes of x."""
         moved = self.problem.prox(self.params(x), self.knobs(t), step)  # type: ignore[attr-defined]
         return self._joined(list(moved.values()) if isinstance(moved, Mapping) else [moved])

@@ -55,8 +55,3 @@ class ProximalCurvature(Curvature):
 
     def both(self, q: Tensor) -> tuple[Tensor, Tensor]:
         return self.product(q), self.cross(q)
-
-
-def curvature_at(problem: Bilevel, x: Tensor, t: Tensor) -> Curvature:
-    """The curvature of a problem at a point, with or without a proximal part."""
-    return (Curvature if problem.smooth else ProximalCurvature)(problem, x, t)

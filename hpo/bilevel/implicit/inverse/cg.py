@@ -28,7 +28,8 @@ def solve(
     """q with |b - H q| <= tolerance, or the best within `limit` products.
 
     Where a direction d has d'Hd <= 0 the matrix is no Hessian at a minimum; it is then shifted by
-    twice the negative curvature seen, and the iteration goes on from where it is.
+    twice the negative curvature seen, and the iteration begins again. A shift that just makes up
+    for the least eigenvalue would leave a system that is nearly singular, with a q of any size.
     """
     apply = precondition or _itself
     q = torch.zeros_like(b) if start is None else start.clone()
@@ -47,9 +48,8 @@ def solve(
             least, most = _ritz(run.alphas, run.betas)
         if run.negative is None or spent >= limit:
             return Solved(q, residual, spent, least, most, damping)
-        more = max(2 * run.negative, 1e-8 * max(most, 1.0))
-        residual = residual - more * q
-        damping += more
+        damping = 2 * (damping + max(run.negative, 1e-8 * max(most, 1.0)))
+        q, residual = torch.zeros_like(b), b.clone()
 
 
 class _Run:

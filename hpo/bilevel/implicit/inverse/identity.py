@@ -16,7 +16,7 @@ def solve(
     tolerance: float,
     *,
     start: Tensor | None = None,
-    curvature: float = 1.0,
+    step: float = 1.0,
 ) -> Solved:
-    """q = b / curvature, without a product; the residual is not known."""
-    return Solved(b / curvature, None, 0)
+    """q = step b, without a product; the residual is not known."""
+    return Solved(step * b, None, 0)

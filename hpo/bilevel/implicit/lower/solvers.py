@@ -7,13 +7,13 @@ from collections.abc import Callable
 from torch import Tensor
 
 from hpo.bilevel.implicit.inverse.precondition import Apply, Pairs
-from hpo.bilevel.implicit.lower import accelerated, lbfgs, newton, proximal
+from hpo.bilevel.implicit.lower import accelerated, adam, lbfgs, newton, proximal
 from hpo.bilevel.implicit.lower._minimum import Minimum
 from hpo.bilevel.implicit.problem import Bilevel
 from search_spaces.errors import HpoError
 from search_spaces.plugins import unknown
 
-NAMES = ("auto", "lbfgs", "newton", "accelerated", "proximal")
+NAMES = ("auto", "lbfgs", "newton", "accelerated", "adam", "proximal")
 
 
 def minimize(
@@ -45,6 +45,8 @@ def minimize(
         return newton.minimize(problem, t, x, tolerance, base=base, measure=measure)
     if name == "accelerated":
         return accelerated.minimize(problem, t, x, tolerance, measure=measure)
+    if name == "adam":
+        return adam.minimize(problem, t, x, tolerance, base=base, known=known, measure=measure)
     if name == "proximal":
         return proximal.minimize(problem, t, x, tolerance, measure=measure)
     raise unknown("lower", name, NAMES, hint=f"known: {', '.join(NAMES)}")
