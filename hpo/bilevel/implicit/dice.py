@@ -28,6 +28,11 @@ class Dice:
         spans = self._flat.coordinates.spans
         return spans * torch.rand(len(spans), generator=self._rng, dtype=torch.float64).to(spans)
 
+    def spread(self) -> list[Tensor]:
+        """Three such points, in which each knob has a value in each third of its range."""
+        spans, first = self._flat.coordinates.spans, self.knobs()
+        return [(first + spans * k / 3) % spans for k in range(3)]
+
 
 def size(x: Tensor) -> float:
     """What is typical of an entry; 1 if all are zero."""

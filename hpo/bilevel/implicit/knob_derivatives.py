@@ -12,11 +12,14 @@ from hpo.bilevel.implicit.evaluation import Evaluation, Rules, evaluate
 from hpo.bilevel.implicit.problem import Bilevel
 from hpo.bilevel.implicit.proximal_curvature import curvature_at
 
-SEPARATELY = 8  # knobs that are re-solved one by one; the others are, in one direction together
+# Knobs that are re-solved one by one. The others are moved together, where only a fault shows that
+# is much of their derivative.
+SEPARATELY = 8
 STEP = 0.2  # how far a knob is moved for that, in units of its coordinate
 _SHARE = 0.1  # of the predicted change, that the error of a re-solved value may be
 _AGREES = 0.05  # of the derivative, that a difference may be off besides its known errors
 _SHARPER, _SHORTER = 100.0, 5.0  # how a disagreement is looked at again
+_PROX = 1e-3  # the length of a proximal step; any will do
 _FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of a range, at which a knob is tried
 RULES = Rules(relative=0.03)
 
@@ -58,9 +61,11 @@ def mixed(flat: Bilevel, x: Tensor, t: Tensor) -> Tensor:
 
 
 def in_knobs(flat: Bilevel, x: Tensor, t: Tensor) -> Tensor:
-    """The derivative in t (m,) of the inner loss, which needs no second derivatives."""
+    """The derivative in t (m,) of the inner loss and of its prox: second ones are not needed."""
     t = t.detach().requires_grad_()
     loss = flat.inner(x, t)
+    if not flat.smooth:
+        loss = loss + flat.proximal(x, t, _PROX).sum()
     if not loss.requires_grad:
         return torch.zeros_like(t)
     (found,) = torch.autograd.grad(loss, t, allow_unused=True, materialize_grads=True)
@@ -75,7 +80,7 @@ def _acts(flat: Bilevel, t: Tensor, x: Tensor, columns: slice) -> bool:
         at[columns] = fraction * flat.coordinates.spans[columns]
         parts = [flat.gradient(x, at)[1], x.new_tensor([flat.outer_value(x, at)])]
         if not flat.smooth:
-            parts.append(flat.proximal(x, at, 1.0).detach())
+            parts.append(flat.proximal(x, at, _PROX).detach())
         seen.append(torch.cat(parts))
     return not all(torch.equal(seen[0], other) for other in seen[1:])
 
@@ -105,7 +110,7 @@ class _Around:
         found = (ahead.value - behind.value) / 2
         slopes = [slope, float(ahead.gradient @ move), float(behind.gradient @ move)]
         low, high = min(slopes), max(slopes)  # across a kink the difference lies between them
-        allowed = (ahead.error + behind.error) / 2 + noise + (high - low)
+        allowed = (ahead.error + behind.error) / 2 + noise + (high - low) / 2
         allowed += _AGREES * max(abs(low), abs(high))
         return None if low - allowed <= found <= high + allowed else (found, slope)
 

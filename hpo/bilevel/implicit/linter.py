@@ -80,17 +80,17 @@ def lint(
         t = flat.coordinates.of(point)
         nearby = Dice(flat).near(flat.start)
         first = _refuse_chance_in_losses(flat, t, (flat.start, nearby))
-        elsewhere = (nearby, Dice(flat).knobs())
+        elsewhere = [(nearby, t) for t in Dice(flat).spread()]
         if not twice:
-            idle = without_derivative(flat, [(flat.start, t), elsewhere], names, in_knobs)
+            idle = without_derivative(flat, [(flat.start, t), *elsewhere], names, in_knobs)
             return Findings(idle, work=flat.work)
         _refuse_once_only(flat, t, nearby)
         steps = (flat.coordinates.spans / 4).clamp(max=STEP)
         t = t.maximum(steps).minimum(flat.coordinates.spans - steps)
         here = evaluate(flat, t, Warm(flat.start), RULES, slope=_SOLVED * first)
-        if not here.finite:
+        if not (here.finite or here.damping):
             raise not_finite()
-        idle = without_derivative(flat, [(here.x, here.t), elsewhere], names, mixed)
+        idle = without_derivative(flat, [(here.x, here.t), *elsewhere], names, mixed)
         if here.damping == 0 and here.slope <= 2 * _SOLVED * first:  # else no value is known enough
             idle |= contradicted_knobs(flat, here, steps, [n for n in names if n not in idle])
     notes = (_CURVED,) if here.damping > 0 else ()
