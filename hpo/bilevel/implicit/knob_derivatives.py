@@ -15,7 +15,7 @@ from hpo.bilevel.implicit.proximal_curvature import curvature_at
 # Knobs that are re-solved one by one. The others are moved together, where only a fault shows that
 # is much of their derivative.
 SEPARATELY = 8
-STEP = 0.2  # how far a knob is moved for that, in units of its coordinate
+STEP = 0.1  # how far a knob is moved for that, in units of its coordinate
 _SHARE = 0.1  # of the predicted change, that the error of a re-solved value may be
 _AGREES = 0.05  # of the derivative, that a difference may be off besides its known errors
 _SHARPER, _SHORTER = 100.0, 5.0  # how a disagreement is looked at again
