@@ -1,12 +1,14 @@
 """Bilevel problems, sound but for what their names say."""
 
+from typing import ClassVar
+
 import torch
 
 from search_spaces import Choice, Float
 
 
 class Plain:
-    space = {"l2": Float(1e-4, 1e2, "log", start=10.0)}
+    space: ClassVar = {"l2": Float(1e-4, 1e2, "log", start=10.0)}
 
     def __init__(self):
         self.x = torch.cos(torch.arange(480, dtype=torch.float64) ** 2).view(80, 6)
@@ -23,7 +25,7 @@ class Plain:
 
 
 class Numbers(Plain):
-    space = {
+    space: ClassVar = {
         **Plain.space,
         "tilt": Float(0.1, 10.0, "log", start=1.0),
         "half": Float(0.1, 10.0, "log", start=1.0),
@@ -47,7 +49,7 @@ class Detached(Plain):
 
 
 class Useless(Plain):
-    space = {"learning_rate": Float(1e-3, 1.0, "log", start=0.1)}
+    space: ClassVar = {"learning_rate": Float(1e-3, 1.0, "log", start=0.1)}
 
     def inner_loss(self, w, h):
         return super().inner_loss(w, {"l2": 0.1})
