@@ -1,4 +1,4 @@
-"""Random vectors that are the same in every look at a problem."""
+"""Random vectors that are the same in every look at a problem, and what counts as the same."""
 
 from __future__ import annotations
 
@@ -41,3 +41,10 @@ def size(x: Tensor) -> float:
 
 def rounding(x: Tensor) -> float:
     return float(torch.finfo(x.dtype).eps)
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Whether two results differ by no more than a device that sums in any order may make them."""
+    if torch.equal(a, b):
+        return True
+    return bool((a - b).norm() <= 100 * rounding(a) * a.norm())

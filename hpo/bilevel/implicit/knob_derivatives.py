@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from hpo.bilevel.implicit.dice import Dice, rounding
+from hpo.bilevel.implicit.dice import Dice, rounding, same
 from hpo.bilevel.implicit.evaluation import Evaluation, Rules, evaluate
 from hpo.bilevel.implicit.problem import Bilevel
 from hpo.bilevel.implicit.proximal_curvature import curvature_at
@@ -15,8 +15,10 @@ from hpo.bilevel.implicit.proximal_curvature import curvature_at
 # Knobs that are re-solved one by one. The others are moved together, where only a fault shows that
 # is much of their derivative.
 SEPARATELY = 8
+_DEAR = 2000  # units of work after which no further knob is re-solved
 STEP = 0.1  # how far a knob is moved for that, in units of its coordinate
 _SHARE = 0.1  # of the predicted change, that the error of a re-solved value may be
+_SMALL = 1e-8  # of the outer loss, below which no change of it is sought
 _AGREES = 0.05  # of the derivative, that a difference may be off besides its known errors
 _SHARPER, _SHORTER = 100.0, 5.0  # how a disagreement is looked at again
 _PROX = 1e-3  # the length of a proximal step; any will do
@@ -82,7 +84,7 @@ def _acts(flat: Bilevel, t: Tensor, x: Tensor, columns: slice) -> bool:
         if not flat.smooth:
             parts.append(flat.proximal(x, at, _PROX).detach())
         seen.append(torch.cat(parts))
-    return not all(torch.equal(seen[0], other) for other in seen[1:])
+    return not all(same(seen[0], other) for other in seen[1:])
 
 
 class _Around:
@@ -103,9 +105,9 @@ class _Around:
         if these disagree by more than their errors and what the derivative changes on the way."""
         slope = float(self.here.gradient @ move)
         noise = 16 * rounding(self.here.x) * abs(self.here.value)
-        target = max(_SHARE * abs(slope), noise)
+        target = max(_SHARE * abs(slope), _SMALL * abs(self.here.value), noise)
         ahead, behind = (self._at(sign * move, target) for sign in (1, -1))
-        if not (ahead.finite and behind.finite):
+        if not (ahead.finite and behind.finite) or ahead.damping or behind.damping:
             return None
         found = (ahead.value - behind.value) / 2
         slopes = [slope, float(ahead.gradient @ move), float(behind.gradient @ move)]
@@ -126,11 +128,12 @@ def contradicted_knobs(
     flat: Bilevel, here: Evaluation, steps: Tensor, names: Sequence[str]
 ) -> dict[str, str]:
     """The knobs whose derivative is not what values solved anew on both sides of `here` say, at
-    moves of `steps` (m,), each with both numbers."""
+    moves of `steps` (m,), each with both numbers; looked for until it has cost enough."""
     around = _Around(flat, here, RULES)
     found: dict[str, str] = {}
     for group in [*([name] for name in names[:SEPARATELY]), names[SEPARATELY:]]:
-        found |= _contradicted(flat, around, steps, group)
+        if flat.work.units < _DEAR:
+            found |= _contradicted(flat, around, steps, group)
     return found
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hpo.bilevel.implicit.curvature import Curvature
-from hpo.bilevel.implicit.dice import Dice, rounding, size
+from hpo.bilevel.implicit.dice import Dice, rounding, same, size
 from hpo.bilevel.implicit.evaluation import Warm, evaluate, not_finite
 from hpo.bilevel.implicit.knob_derivatives import (
     RULES,
@@ -110,13 +110,6 @@ def _begun(
     return flat
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether two results differ by no more than a device that sums in any order may make them."""
-    if torch.equal(a, b):
-        return True
-    return bool((a - b).norm() <= 100 * rounding(a) * a.norm())
-
-
 def _refuse_chance_in_losses(flat: Bilevel, t: Tensor, places: Sequence[Tensor]) -> float:
     """The size of the inner gradient at the first of the places, at which all must be finite."""
     first = math.nan
@@ -131,9 +124,9 @@ def _refuse_chance_in_losses(flat: Bilevel, t: Tensor, places: Sequence[Tensor])
                 raise not_finite()
         if not told:
             continue
-        if not _same(slope, again):
+        if not same(slope, again):
             _refuse_chance("inner_loss", "its gradient at one and the same point differs each time")
-        if not _same(b, c) or not _same(x.new_tensor(value), x.new_tensor(other)):
+        if not same(b, c) or not same(x.new_tensor(value), x.new_tensor(other)):
             _refuse_chance("outer_loss", "its value at one and the same point differs each time")
     return first
 
