@@ -40,6 +40,10 @@ class Folder:
         return self.path / "spec.yaml"
 
     @property
+    def findings(self) -> Path:
+        return self.path / "findings.json"
+
+    @property
     def schedule(self) -> Path:
         return self.path / "schedule.json"
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
-from hpo import ledger
+from hpo import ledger, linting
 from hpo import storage as storages
 from hpo.errors import Conflict, HpoError
 from hpo.folder import Folder, refuse_existing, write_spec
@@ -51,6 +51,8 @@ def open_for_driving(problem: Problem, folder: Folder, resume: bool = False) -> 
             raise _lost(spec.name, where)
         if study is not None and journal is None:
             guards.append(Lease(study, spec.name))
+        if not resume:
+            linting.keep(problem, folder)
         write_spec(folder, spec)
         if study is None:
             study = _created(storage, spec)

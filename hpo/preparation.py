@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo import engines, reference
+from hpo import engines, linting, reference
 from hpo import folder as folders
 from hpo import problem as problems
 from hpo.engines import Slots
@@ -38,11 +38,12 @@ class Launch:
 
 
 def prepare(spec: StudySpec, how: Launch) -> tuple[StudySpec, Folder, Problem]:
-    """All that can fail before a trial starts: the name, then what `resolve` looks at."""
+    """All that can fail before a trial starts: the name, what `resolve` looks at, what the linter
+    does; of a study that has begun, what that found then."""
     folder = Folder(how.mlruns.absolute() / "studies" / spec.name)
     if not how.resume:
         folders.refuse_existing(folder, described(folder) if folder.exists() else "")
-        problem = resolve(spec, how)
+        problem = linting.linted(resolve(spec, how))
         return problem.spec, folder, problem
     if how.start is not None:
         raise HpoError(
@@ -50,7 +51,7 @@ def prepare(spec: StudySpec, how: Launch) -> tuple[StudySpec, Folder, Problem]:
             hint="leave it out, or begin another study with --name",
             code="start-from",
         )
-    problem = resolve(resumed(_placed(spec), folder), how)
+    problem = linting.kept(resolve(resumed(_placed(spec), folder), how), folder)
     if "space" in spec.model_fields_set and spec.space != problem.spec.space:
         _refuse_other_space(spec, problem)
     return problem.spec, folder, problem

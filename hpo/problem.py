@@ -28,8 +28,9 @@ class Problem:
     """A spec with everything it names loaded.
 
     `target` is a Task, a bilevel problem or a black-box function; `space` what is tuned; `fixed`
-    the values of `fixed_domains` that are held constant; `idle` the knobs that have no place to act
-    at in the task's model; `notes` what the user should hear before it runs.
+    the values of `fixed_domains` that are held constant; `idle` the knobs that cannot be tuned
+    within a run: those with no place to act at in the task's model, those of a bilevel problem that
+    no derivative tells of; `notes` what the user should hear before it runs.
     """
 
     spec: StudySpec

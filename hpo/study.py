@@ -238,7 +238,8 @@ class Study:
         if vectors:
             schedule = schedule.pin({name: self.problem.space[name] for name in vectors}, vectors)
         plan = Plan(number, attempt, schedule, self.spec.seed, checkpoint)
-        return replace(plan, tuned=role == "tuned", pinned=bool(vectors))
+        idle = tuple(sorted(self.problem.idle)) if role == "tuned" else ()
+        return replace(plan, tuned=role == "tuned", pinned=bool(vectors), idle=idle)
 
     # -- ending ---------------------------------------------------------------------------------
 

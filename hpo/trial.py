@@ -38,7 +38,8 @@ class Plan:
     """What one execution of a trial needs besides the study's spec.
 
     `tuned`: the schedule is where it begins. `pinned`: it holds vectors at values that the trial's
-    coordinates do not tell.
+    coordinates do not tell. `idle`: knobs that the driver has found no
+    derivative for.
     """
 
     number: int
@@ -49,13 +50,15 @@ class Plan:
     alone: bool = False
     tuned: bool = False
     pinned: bool = False
+    idle: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "schedule": self.schedule.to_json()}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Plan:
-        return Plan(**{**data, "schedule": Schedule.from_json(data["schedule"])})
+        schedule, idle = Schedule.from_json(data["schedule"]), tuple(data["idle"])
+        return Plan(**{**data, "schedule": schedule, "idle": idle})
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ def run_trial(problem: Problem, plan: Plan) -> Generator[Measurement]:
         return follow(problem, plan.schedule, plan.seed, plan.checkpoint)
     if problem.is_bilevel:
         checkpoint = _checkpoint(plan.checkpoint, plan.seed)
+        problem = replace(problem, idle=problem.idle.union(plan.idle))
         return tuning.descended(problem, plan.schedule, plan.seed, checkpoint)
     return _train(problem, tuning.tuner(problem, plan.schedule), plan.seed, plan.checkpoint)
 

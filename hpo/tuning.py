@@ -24,7 +24,7 @@ def descended(
     problem: Problem, schedule: Schedule, seed: int, checkpoint: Path | None
 ) -> Generator[Measurement]:
     """The measurements of a trial that goes downhill from where `schedule` begins."""
-    sampler, options = _sampler(problem)
+    sampler, options = method(problem)
     assert sampler.descend is not None
     point = schedule.at(0.0)
     start = Start(tunable(problem, point), {}, whole_point(problem, point))
@@ -39,14 +39,14 @@ def whole_point(problem: Problem, point: Point) -> Point:
 
 def tuner(problem: Problem, schedule: Schedule) -> Tuner:
     """The tuner of a trial that begins where `schedule` does."""
-    sampler, options = _sampler(problem)
+    sampler, options = method(problem)
     assert sampler.tune is not None
     point = schedule.at(0.0)
     start = Start(tunable(problem, point), problem.regularizers, point)
     return sampler.tune(start, options)
 
 
-def _sampler(problem: Problem) -> tuple[Sampler, Any]:
+def method(problem: Problem) -> tuple[Sampler, Any]:
     """The study's sampler and its options."""
     spec = problem.spec
     sampler = samplers.load(spec.sampler)
@@ -57,7 +57,11 @@ def tunable(problem: Problem, point: Point) -> dict[str, Domain]:
     """The searched knobs that act on the loss and that their conditions switch on: those of
     regularizers that have a place in the model, and the weights of a task's auxiliary losses."""
     if problem.is_bilevel:
-        return {name: d for name, d in problem.space.items() if _differentiable(d, point)}
+        return {
+            name: domain
+            for name, domain in problem.space.items()
+            if name not in problem.idle and _differentiable(domain, point)
+        }
     scalars = _scalars(point)
     used = {knob for record in problem.regularizers.values() for knob in record.knobs}
     if hasattr(problem.target, "auxiliary_losses"):
@@ -80,7 +84,7 @@ def _differentiable(domain: Domain, point: Point) -> bool:
 def check(problem: Problem) -> None:
     """Raises HpoError if the study's sampler tunes within runs and cannot do so here."""
     spec = problem.spec
-    sampler, options = _sampler(problem)
+    sampler, options = method(problem)
     if not sampler.in_run:
         return
     if samplers.load(options.propose).in_run:

@@ -41,13 +41,17 @@ def command(
     """Validates a study, prints its plan and trains three steps; starts nothing."""
     from hpo.cli._spec import given
     from hpo.errors import HpoError
+    from hpo.linting import linted
     from hpo.preparation import Launch, resolve
     from hpo.probe import probe
 
     source = given(spec, sets, options)
     try:
         problem = resolve(source.spec(), Launch(mlruns))
-        measured = None if no_probe or print_spec else probe(problem)
+        measured = None
+        if not (no_probe or print_spec):
+            problem = linted(problem)
+            measured = probe(problem)
     except HpoError as error:
         raise source.placed(error) from None
     if as_json:

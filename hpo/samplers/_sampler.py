@@ -70,6 +70,7 @@ class Sampler:
     tune            the in-run half: start and options -> the `Tuner` of one trial
     descend         the in-run half for bilevel problems: problem, start, seed, options and a file
                     for checkpoints -> the Measurements of one trial
+    twice           whether `descend` needs second derivatives of the inner loss
     refuse          request -> why this space cannot be searched, or None; a second line says what
                     to do instead
     one_sequence    True: the seed is the study's own at every trial; False: one derived from it
@@ -84,6 +85,7 @@ class Sampler:
     options: type = NoOptions
     tune: Callable[[Start, Any], Tuner] | None = None
     descend: Callable[..., Generator[Measurement]] | None = None
+    twice: bool = True
     refuse: Callable[[Request], str | None] | None = None
     one_sequence: bool = False
     exhausted: Callable[[optuna.Study, Request], bool] | None = None

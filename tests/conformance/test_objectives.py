@@ -17,6 +17,7 @@ import torch
 
 from hpo.bilevel.implicit.curvature import Curvature
 from hpo.bilevel.implicit.evaluation import Rules, Warm, evaluate
+from hpo.bilevel.implicit.linter import lint
 from hpo.bilevel.implicit.problem import Bilevel
 from objectives.training.bilevel import is_bilevel
 from objectives.training.loop import train
@@ -340,6 +341,11 @@ def test_second_derivatives_are_those_of_the_inner_gradient(bilevel: Any) -> Non
     ahead, behind = (flat.gradient(x, t + sign * small * s)[1] for sign in (1, -1))
     moved = float(v @ (ahead - behind)) / (2 * small)
     assert float(curvature.cross(v) @ s) == pytest.approx(moved, rel=1e-4, abs=1e-9)
+
+
+def test_the_linter_finds_nothing(bilevel: Any) -> None:
+    found = lint(bilevel, bilevel.space, SearchSpace(bilevel.space).start)
+    assert not found.idle and not found.notes
 
 
 def test_the_hypergradient_says_where_the_outer_loss_falls(bilevel: Any) -> None:

@@ -8,6 +8,7 @@ inexact hypergradients (2023); Salehi, Mukherjee, Roberts and Ehrhardt, MAID (20
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from hpo.bilevel.implicit.inverse._solved import Solved
 from hpo.bilevel.implicit.inverse.precondition import Apply, Pairs, pairs
 from hpo.bilevel.implicit.lower import solvers
 from hpo.bilevel.implicit.problem import Bilevel
+from search_spaces.errors import HpoError
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,10 @@ class Evaluation:
     @property
     def warm(self) -> Warm:
         return Warm(self.x, self.q, self.pairs)
+
+    @property
+    def finite(self) -> bool:
+        return all(math.isfinite(v) for v in (self.value, self.error, float(self.gradient.sum())))
 
 
 @dataclass(frozen=True)
@@ -147,6 +153,15 @@ def differentiate(
     gradient = direct - matrix.cross(linear.q)
     corrected = raw - float(linear.q @ matrix.slope)
     return Derivative(raw, corrected, gradient, b, matrix.slope, linear)
+
+
+def not_finite() -> HpoError:
+    """The error for a problem that cannot be begun where it is to begin."""
+    return HpoError(
+        "the losses or their derivatives are not finite at the knobs' start",
+        hint="start from stronger regularization, or scale the data",
+        code="not-finite",
+    )
 
 
 def _remaining(q: Tensor) -> Callable[[Tensor], float]:

@@ -12,14 +12,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from hpo.bilevel.implicit.evaluation import Evaluation, Rules, Warm, evaluate
+from hpo.bilevel.implicit.evaluation import Evaluation, Rules, Warm, evaluate, not_finite
 from hpo.bilevel.implicit.maid import projected
 from hpo.bilevel.implicit.problem import Bilevel
 from hpo.bilevel.implicit.way import Way
-from search_spaces.errors import HpoError
 
 Tolerances = Literal["quadratic", "cubic", "exponential", "exact"]
 _FLOOR = 1e-12
@@ -80,12 +78,8 @@ def begin(problem: Bilevel, t: Tensor, descent: Descent) -> Chain:
     size = float(problem.gradient(problem.start, t)[1].norm())
     here = _evaluated(problem, t, Warm(problem.start), size, descent.accuracy(1), descent)
     gradient = here.gradient
-    if not (math.isfinite(here.value) and bool(torch.isfinite(gradient).all())):
-        raise HpoError(
-            "the losses or their derivatives are not finite at the knobs' start",
-            hint="start from stronger regularization, or scale the data",
-            code="not-finite",
-        )
+    if not here.finite:
+        raise not_finite()
     steep = float(gradient.norm())
     return Chain(here, steep / math.sqrt(len(t)) if steep > _FLAT else 1.0, size)
 

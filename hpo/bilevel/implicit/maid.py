@@ -9,7 +9,6 @@ by the size of their gradients.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,11 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpo.bilevel.implicit.evaluation import Evaluation, Rules, Warm, evaluate
+from hpo.bilevel.implicit.evaluation import Evaluation, Rules, Warm, evaluate, not_finite
 from hpo.bilevel.implicit.inverse.precondition import pairs
 from hpo.bilevel.implicit.problem import Bilevel
 from hpo.bilevel.implicit.way import Way
-from search_spaces.errors import HpoError
 
 _ENOUGH = 1e-4  # of the predicted decrease, that must be certain
 _SHARE = 0.03  # of the predicted decrease, that a value's error may be
@@ -92,12 +90,8 @@ def begin(problem: Bilevel, t: Tensor, descent: Descent) -> Chain:
         descent.rules,
         slope=max(min(descent.accuracy, 0.1) * slope, _LEAST * slope),
     )
-    if not _finite(here):
-        raise HpoError(
-            "the losses or their derivatives are not finite at the knobs' start",
-            hint="start from stronger regularization, or scale the data",
-            code="not-finite",
-        )
+    if not here.finite:
+        raise not_finite()
     square = here.gradient**2
     return Chain(here, (), square, descent.first, _LEAST * max(slope, 1e-300))
 
@@ -174,7 +168,7 @@ def _search(
         new = _evaluated(problem, t, here.warm, state, descent, _SHARE * predicted)
         attempt.evaluations += 1
         for _ in range(_REFINEMENTS):
-            if not _finite(new) or _certain(attempt.here, new, predicted):
+            if not new.finite or _certain(attempt.here, new, predicted):
                 break
             if new.error + attempt.here.error <= _SIGNIFICANT * predicted:
                 break
@@ -183,7 +177,7 @@ def _search(
             else:
                 attempt.here = _sharper(problem, attempt.here, state, descent)
             attempt.evaluations += 1
-        if _finite(new) and _certain(attempt.here, new, predicted):
+        if new.finite and _certain(attempt.here, new, predicted):
             attempt.found = new
             return attempt
         length *= _shrink(attempt.here, new, predicted)
@@ -208,7 +202,7 @@ def _certain(old: Evaluation, new: Evaluation, predicted: float) -> bool:
 
 def _shrink(old: Evaluation, new: Evaluation, predicted: float) -> float:
     """Where the parabola through both values and the slope has its minimum, within limits."""
-    if not _finite(new):
+    if not new.finite:
         return 0.25
     bend = new.value - old.value + predicted
     return min(0.5, max(0.1, predicted / (2 * bend))) if bend > 0 else 0.5
@@ -265,11 +259,3 @@ def projected(t: Tensor, gradient: Tensor, spans: Tensor) -> Tensor:
     """The gradient without what would lead out of the box."""
     out = ((t <= 0) & (gradient > 0)) | ((t >= spans) & (gradient < 0))
     return torch.where(out, torch.zeros_like(gradient), gradient)
-
-
-def _finite(at: Evaluation) -> bool:
-    return (
-        math.isfinite(at.value)
-        and math.isfinite(at.error)
-        and bool(torch.isfinite(at.gradient).all())
-    )

@@ -311,10 +311,11 @@ def _scale(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Tensor:
     state: Mapping[str, Any] = optimizer.state.get(parameter, {})
     if "exp_avg_sq" in state:
         fading, steps = group["betas"][1], float(state["step"])
-        second: Tensor = state["exp_avg_sq"] / (1 - fading**steps)
+        second = state["exp_avg_sq"] / (1 - fading**steps)
         # Weights that training never moves do not answer to a knob either: without a floor they
         # would count as infinitely soft.
-        return 1 / ((second + _FLOOR * second.mean()).sqrt() + group["eps"])
+        softness: Tensor = 1 / ((second + _FLOOR * second.mean()).sqrt() + group["eps"])
+        return softness
     momentum = group.get("momentum") or 0.0
     return torch.full_like(parameter.detach(), 1 / (1 - momentum))
 
