@@ -55,6 +55,41 @@ class Photographs(TvDenoise):
     }
 
 
+class Weights(Logistic):
+    """The softmax regression of `logistic` with a strength for each of its 640 weights, within a
+    range that leaves the inner problem well enough conditioned for points drawn from all of it."""
+
+    @property
+    def space(self) -> Mapping[str, Domain]:
+        return {"l2": Float(1e-5, 10.0, "log", start=0.05, size=self._size)}
+
+    def curvatures(self, h: Mapping[str, Any]) -> Tensor:
+        """The diagonal (640,) of the inner Hessian at weights of zero."""
+        pixels, _ = self._rows["train"]
+        of_loss = 0.09 * (pixels**2).mean(0)  # a probability of 1/10, times 9/10
+        return self._each(h["l2"]) + of_loss.repeat_interleave(10)
+
+    def _each(self, strengths: Tensor) -> Tensor:
+        """A strength for each weight, pixel by pixel."""
+        return strengths
+
+
+class Halves(Weights):
+    """The same with 20 strengths: one for each class and half of the picture, upper and lower."""
+
+    def inner_loss(
+        self, params: Tensor, h: Mapping[str, Any], rows: Tensor | None = None
+    ) -> Tensor:
+        return super().inner_loss(params, {"l2": self._each(h["l2"])}, rows)
+
+    @property
+    def _size(self) -> int:
+        return 20
+
+    def _each(self, strengths: Tensor) -> Tensor:
+        return strengths.view(2, 10).repeat_interleave(32, dim=0).flatten()
+
+
 class Network:
     """A network of 2410 weights (64-32-10, tanh) on 600 digits, an L2 strength for each tensor."""
 
