@@ -120,6 +120,49 @@ class Network:
         return functional.cross_entropy(hidden @ params["w2"] + params["b2"], labels)
 
 
+class Ridge:
+    """Ridge regression of 200 features with a strength for each; the Hessian's condition is 24."""
+
+    _features, _rows, _start = 200, 400, 0.037
+
+    def __init__(self) -> None:
+        rng = torch.Generator().manual_seed(0)
+        self._x, self._z = (
+            torch.randn(self._rows, self._features, generator=rng, dtype=DOUBLE) for _ in range(2)
+        )
+        truth = torch.randn(self._features, generator=rng, dtype=DOUBLE) / self._features**0.5
+        self._y, self._w = (
+            x @ truth + 0.5 * torch.randn(self._rows, generator=rng, dtype=DOUBLE)
+            for x in (self._x, self._z)
+        )
+
+    @property
+    def space(self) -> Mapping[str, Domain]:
+        return {"l2": Float(1e-6, 10.0, "log", start=self._start, size=self._features)}
+
+    def init_params(self, seed: int) -> Tensor:
+        return torch.zeros(self._features, dtype=DOUBLE)
+
+    def inner_loss(self, params: Tensor, h: Mapping[str, Any]) -> Tensor:
+        penalty: Tensor = (h["l2"] * params**2).sum() / 2
+        return self._loss(self._x @ params, self._y) + penalty
+
+    def outer_loss(self, params: Tensor, h: Mapping[str, Any]) -> Tensor:
+        return self._loss(self._z @ params, self._w)
+
+    def _loss(self, found: Tensor, wanted: Tensor) -> Tensor:
+        return ((found - wanted) ** 2).mean() / 2
+
+
+class Binary(Ridge):
+    """Logistic regression of 30 features with a strength for each; condition 25."""
+
+    _features, _rows, _start = 30, 100, 0.004
+
+    def _loss(self, found: Tensor, wanted: Tensor) -> Tensor:
+        return functional.softplus(-found * wanted.sign()).mean()
+
+
 class Drawn:
     """A regression (squares, logistic or robust) with drawn rows, and a strength a feature."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -55,12 +56,14 @@ def search(seeds: int, quick: bool) -> Report:
     how often MAID is ahead; the loss on rows that none of them sees beside it."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     marks = MARKS[:2] if quick else MARKS
-    runs = [
-        Run(knobs, arm, seed, _trace(make(data_seed=seed), arm, seed, marks[-1]))
-        for knobs, make in PROBLEMS.items()
-        for seed in range(1 if quick else seeds)
-        for arm in ("maid", *RIVALS)
-    ]
+    runs = []
+    for seed in range(1 if quick else seeds):
+        for knobs, make in PROBLEMS.items():
+            for arm in ("maid", *RIVALS):
+                found = Run(knobs, arm, seed, _trace(make(data_seed=seed), arm, seed, marks[-1]))
+                runs.append(found)
+                shown = " ".join(f"{_at(found, 'true', mark):.4f}" for mark in marks)
+                print(f"seed {seed}, {knobs}, {arm:6} {shown}", file=sys.stderr, flush=True)
     tables, rows = [], []
     for knobs in PROBLEMS:
         here = [run for run in runs if run.knobs == knobs]
