@@ -1,7 +1,7 @@
 """Hypergradients of three problems by betty, by torchopt and by ours; run by `peers.py`, in an
 environment of its own. Prints JSON.
 
-python _peers_kernels.py REPEATS
+python _peers_kernels.py [--quick]      one timing of each, and without the network
 
 What is not installed, or does not work, is named in "failed".
 """
@@ -171,8 +171,9 @@ def measured(way: Way, case: Case, repeats: int) -> tuple[float, float]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    repeats = int(sys.argv[1])
-    cases = {name: Case(make()) for name, make in PROBLEMS.items()}
+    quick = "--quick" in sys.argv
+    repeats = 1 if quick else 7
+    cases = {name: Case(make()) for name, make in list(PROBLEMS.items())[: 2 if quick else 3]}
     found: dict[str, Any] = {}
     failed: dict[str, str] = {}
     for package in (ours, betty, torchopt):
