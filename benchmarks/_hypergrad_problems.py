@@ -55,6 +55,41 @@ class Photographs(TvDenoise):
     }
 
 
+class Weights(Logistic):
+    """The softmax regression of `logistic` with a strength for each of its 640 weights, within a
+    range that leaves the inner problem well enough conditioned for points drawn from all of it."""
+
+    @property
+    def space(self) -> Mapping[str, Domain]:
+        return {"l2": Float(1e-5, 10.0, "log", start=0.05, size=self._size)}
+
+    def curvatures(self, h: Mapping[str, Any]) -> Tensor:
+        """The diagonal (640,) of the inner Hessian at weights of zero."""
+        pixels, _ = self._rows["train"]
+        of_loss = 0.09 * (pixels**2).mean(0)  # a probability of 1/10, times 9/10
+        return self._each(h["l2"]) + of_loss.repeat_interleave(10)
+
+    def _each(self, strengths: Tensor) -> Tensor:
+        """A strength for each weight, pixel by pixel."""
+        return strengths
+
+
+class Halves(Weights):
+    """The same with 20 strengths: one for each class and half of the picture, upper and lower."""
+
+    def inner_loss(
+        self, params: Tensor, h: Mapping[str, Any], rows: Tensor | None = None
+    ) -> Tensor:
+        return super().inner_loss(params, {"l2": self._each(h["l2"])}, rows)
+
+    @property
+    def _size(self) -> int:
+        return 20
+
+    def _each(self, strengths: Tensor) -> Tensor:
+        return strengths.view(2, 10).repeat_interleave(32, dim=0).flatten()
+
+
 class Network:
     """A network of 2410 weights (64-32-10, tanh) on 600 digits, an L2 strength for each tensor."""
 
@@ -92,6 +127,49 @@ class Network:
 def _scores(params: Mapping[str, Tensor], pixels: Tensor) -> Tensor:
     hidden = (pixels @ params["w1"] + params["b1"]).tanh()
     return hidden @ params["w2"] + params["b2"]
+
+
+class Ridge:
+    """Ridge regression of 200 features with a strength for each; the Hessian's condition is 24."""
+
+    _features, _rows, _start = 200, 400, 0.037
+
+    def __init__(self) -> None:
+        rng = torch.Generator().manual_seed(0)
+        self._x, self._z = (
+            torch.randn(self._rows, self._features, generator=rng, dtype=DOUBLE) for _ in range(2)
+        )
+        truth = torch.randn(self._features, generator=rng, dtype=DOUBLE) / self._features**0.5
+        self._y, self._w = (
+            x @ truth + 0.5 * torch.randn(self._rows, generator=rng, dtype=DOUBLE)
+            for x in (self._x, self._z)
+        )
+
+    @property
+    def space(self) -> Mapping[str, Domain]:
+        return {"l2": Float(1e-6, 10.0, "log", start=self._start, size=self._features)}
+
+    def init_params(self, seed: int) -> Tensor:
+        return torch.zeros(self._features, dtype=DOUBLE)
+
+    def inner_loss(self, params: Tensor, h: Mapping[str, Any]) -> Tensor:
+        penalty: Tensor = (h["l2"] * params**2).sum() / 2
+        return self._loss(self._x @ params, self._y) + penalty
+
+    def outer_loss(self, params: Tensor, h: Mapping[str, Any]) -> Tensor:
+        return self._loss(self._z @ params, self._w)
+
+    def _loss(self, found: Tensor, wanted: Tensor) -> Tensor:
+        return ((found - wanted) ** 2).mean() / 2
+
+
+class Binary(Ridge):
+    """Logistic regression of 30 features with a strength for each; condition 25."""
+
+    _features, _rows, _start = 30, 100, 0.004
+
+    def _loss(self, found: Tensor, wanted: Tensor) -> Tensor:
+        return functional.softplus(-found * wanted.sign()).mean()
 
 
 class Drawn:

@@ -1,12 +1,14 @@
 """Hypergradients: how far MAID comes for how much work, and whether its errors are what it says.
 
-    python benchmarks/hypergrad.py [PART ...] [--quick] [--problems N]
+    python benchmarks/hypergrad.py [PART ...] [--quick] [--problems N] [--seeds N]
 
 digits      640 strengths of a softmax regression, nine settings of first accuracy and first step
 tv          total variation on eight photographs: work to within 0.1 % of the best value
 network     one hypergradient of a network with 2410 weights, against a dense solve
 methods     other ways to the same: unrolled, from first derivatives, and with training cut short
 intervals   whether the true value lies within what is reported, on drawn problems
+search      the best F against TPE, CMA-ES and a Gaussian process at equal work, 20 and 640 knobs
+ledger      CPU time to keep a measurement of 640 strengths
 
 One thread. Units are inner gradients and Hessian-vector products; those of the checks of true
 values, which solve the inner problem anew to rounding, are not counted, nor is their time.
@@ -23,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PARTS = ("digits", "tv", "network", "methods", "intervals")
+PARTS = ("digits", "tv", "network", "methods", "intervals", "search", "ledger")
 ACCURACIES, FIRST = (1e-1, 1e-3, 1e-5), (0.1, 0.5, 1.0)
 
 
@@ -32,6 +34,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="tiny runs, to see that it works")
     parser.add_argument("--problems", type=int, default=1000, help="of intervals (1000)")
+    parser.add_argument("--seeds", type=int, default=10, help="of search (10)")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for JSON")
     options = parser.parse_args()
     for part in options.parts:
@@ -57,47 +60,6 @@ def main() -> None:
 # -- chains ---------------------------------------------------------------------------------------
 
 
-def _descend(problem: Any, units: int, **given: Any) -> list[dict[str, float]]:
-    """A chain until it has spent so many units: at each accepted point the units and CPU seconds
-    so far, what was reported, and the true value."""
-    from hpo.bilevel.implicit import maid
-    from hpo.bilevel.implicit.problem import Bilevel
-    from search_spaces.space import SearchSpace
-
-    descent = maid.Descent(iterations=10_000, gain=0.0, **given)
-    point = SearchSpace(problem.space).start
-    flat = Bilevel(problem, point)
-    begun, away = time.process_time(), 0.0
-    rows = []
-
-    def see(state: maid.Chain) -> None:
-        nonlocal away
-        left = time.process_time()
-        truth = true_value(problem, point, state.here.t, state.here.x)
-        here = state.here
-        row = {"units": flat.work.units, "cpu": left - begun - away, "true": truth}
-        rows.append(row | {"reported": here.value, "error": here.error})
-        away += time.process_time() - left
-
-    begin = maid.begin(flat, flat.coordinates.of(point), descent)
-    see(begin)
-    for state in maid.chain(flat, begin, descent):
-        see(state)
-        if flat.work.units >= units:
-            break
-    return rows
-
-
-def true_value(problem: Any, point: Any, t: Any, x: Any) -> float:
-    """The outer loss where the inner problem is solved as far as rounding lets it."""
-    from hpo.bilevel.implicit.lower import lbfgs
-    from hpo.bilevel.implicit.problem import Bilevel
-
-    flat = Bilevel(problem, point)
-    floor = 1e-11 * float(flat.gradient(flat.start, t)[1].norm())
-    return flat.outer_value(lbfgs.minimize(flat, t, x, floor, limit=50_000).x, t)
-
-
 def _at(rows: list[dict[str, float]], units: float) -> float:
     """The true value of the last point that was reached within so many units."""
     return [row["true"] for row in rows if row["units"] <= units][-1]
@@ -112,6 +74,7 @@ def _shown(row: Mapping[str, float] | None) -> str:
 
 
 def digits(options: argparse.Namespace) -> Any:
+    from _hypergrad_chains import descend
     from _hypergrad_problems import Digits
     from _report import Report, Row, table
 
@@ -119,12 +82,12 @@ def digits(options: argparse.Namespace) -> Any:
     settings = [(a, f) for a in ACCURACIES for f in FIRST][: 1 if options.quick else None]
     lines, runs = [], []
     for accuracy, first in settings:
-        rows = _descend(Digits(), budget, accuracy=accuracy, first=first)
+        rows = descend(Digits(), budget, accuracy=accuracy, first=first)
         runs.append({"accuracy": accuracy, "first": first, "rows": rows})
         marks = [f"{_at(rows, mark):.4f}" for mark in (600, 1000, budget) if mark <= budget]
         reached = [_shown(_first(rows, value)) for value in (0.10, 0.06)]
         lines.append([f"{accuracy:g}", f"{first:g}", *marks, *reached])
-    default = _descend(Digits(), budget)
+    default = descend(Digits(), budget)
     runs.append({"accuracy": "default", "first": "default", "rows": default})
     final = [_at(run["rows"], budget) for run in runs[: len(settings)]]
     hit = _first(default, 0.06)
@@ -146,6 +109,7 @@ def digits(options: argparse.Namespace) -> Any:
 
 
 def tv(options: argparse.Namespace) -> Any:
+    from _hypergrad_chains import descend
     from _hypergrad_problems import Photographs
     from _report import Report, Row, table
 
@@ -154,12 +118,12 @@ def tv(options: argparse.Namespace) -> Any:
     size = {"size": 16, "pictures": 2} if options.quick else {}
     budget = 60 if options.quick else 600
     rules = Rules(relative=1e-3)
-    long = _descend(Photographs(**size), 200 if options.quick else 6000, accuracy=1e-4, rules=rules)
+    long = descend(Photographs(**size), 200 if options.quick else 6000, accuracy=1e-4, rules=rules)
     best = min(row["true"] for row in long)
     lines, runs = [], [{"accuracy": "reference", "rows": long}]
     for accuracy in (None, 1e1, 1e-1, 1e-3, 1e-5)[: 1 if options.quick else None]:
         given = {} if accuracy is None else {"accuracy": accuracy}
-        rows = _descend(Photographs(**size), budget, **given)
+        rows = descend(Photographs(**size), budget, **given)
         runs.append({"accuracy": accuracy or "default", "rows": rows})
         hit = _first(rows, 1.001 * best)
         name = "default" if accuracy is None else f"{accuracy:g}"
@@ -325,6 +289,7 @@ def _ratios(seed: int, certified: bool) -> list[float]:
     """Actual over reported error of two evaluations of a drawn problem: from the start, and at
     knobs beside with what is known from there."""
     import torch
+    from _hypergrad_chains import true_value
     from _hypergrad_problems import Drawn
 
     from hpo.bilevel.implicit.evaluation import Rules, Warm, evaluate
@@ -349,6 +314,21 @@ def _ratios(seed: int, certified: bool) -> list[float]:
         truth = true_value(problem, point, at.t, at.x)
         found.append(abs(at.value - truth) / max(at.error, 1e-12))
     return found
+
+
+# -- beside what others do ------------------------------------------------------------------------
+
+
+def search(options: argparse.Namespace) -> Any:
+    import _hypergrad_search
+
+    return _hypergrad_search.search(options.seeds, options.quick)
+
+
+def ledger(options: argparse.Namespace) -> Any:
+    import _hypergrad_ledger
+
+    return _hypergrad_ledger.ledger(options.quick)
 
 
 if __name__ == "__main__":

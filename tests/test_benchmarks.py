@@ -1,4 +1,4 @@
-"""The benchmark of Self-Tuning Networks: its closed form is right, and all its parts run."""
+"""The benchmarks: what they are measured on and compared with is right, and all their parts run."""
 
 import json
 import subprocess
@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from hpo.bilevel.implicit.curvature import Curvature
+from hpo.bilevel.implicit.problem import Bilevel
 from hpo.bilevel.stn.freeknobs import FreeKnobs
+from search_spaces.space import SearchSpace
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 PARTS = ("cost", "memory", "race", "match", "hypergradient", "starts", "retrain", "studies")
@@ -56,6 +59,35 @@ def test_slope_is_that_of_the_validation_loss(regression: Any) -> None:
     assert task.slope(knobs).sign().tolist() == [1, 1, 1, -1]
 
 
+@pytest.mark.parametrize("name", ["Weights", "Halves"])
+def test_searches_are_given_the_diagonal_of_the_hessian(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import _hypergrad_problems
+
+    problem = getattr(_hypergrad_problems, name)(data_seed=3)
+    point = SearchSpace(problem.space).start
+    flat = Bilevel(problem, point)
+    t = flat.coordinates.inside(flat.coordinates.of(point) + torch.arange(len(flat.coordinates)))
+    curvature = Curvature(flat, flat.start, t)
+    hessian = curvature.products(torch.eye(640, dtype=torch.float64))
+    assert torch.allclose(problem.curvatures(flat.knobs(t)), hessian.diag(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("arm", ["tpe", "cmaes", "gp"])
+def test_searches_and_maid_begin_at_the_same_point(
+    arm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import _hypergrad_search
+
+    problem = _hypergrad_search.Halves(data_seed=1)
+    theirs, ours = (_hypergrad_search._trace(problem, name, 0, 1)[0] for name in (arm, "maid"))
+    assert theirs["true"] == pytest.approx(ours["true"], rel=1e-9)
+    assert theirs["holdout"] == pytest.approx(ours["holdout"], rel=1e-5)
+
+
 @pytest.mark.slow
 def test_every_part_runs_and_leaves_its_numbers(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "stn.py"), "--quick", "--results", str(tmp_path)]
@@ -83,10 +115,37 @@ def test_every_part_of_the_hypergradients_runs(tmp_path: Path) -> None:
     command += ["--results", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    parts = ("digits", "tv", "network", "methods", "intervals")
+    parts = ("digits", "tv", "network", "methods", "intervals", "search", "ledger")
     for part in parts:
         assert f"## {part}" in done.stdout
         assert json.loads((tmp_path / f"hypergrad-{part}-quick.json").read_text())["rows"]
+
+
+@pytest.mark.slow
+def test_peers_that_are_not_there_are_named_and_ours_are_measured() -> None:
+    command = [sys.executable, str(BENCHMARKS / "_peers_kernels.py"), "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert all("cannot be imported" in said["failed"][name] for name in ("betty", "torchopt"))
+    assert said["conditions"]["ridge, 200"] == pytest.approx(24, abs=1)
+    assert all(error < 1e-5 for error, _ in said["found"]["ours, cg 1e-08"].values())
+
+
+@pytest.mark.slow
+def test_peers_are_skipped_where_nothing_can_be_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import peers
+
+    monkeypatch.setattr(peers, "FOLDER", tmp_path / "peers")
+    monkeypatch.setattr(sys, "argv", ["peers.py", "--results", str(tmp_path)])
+    for name, value in {"CONFIG_FILE": "/dev/null", "NO_INDEX": "1", "FIND_LINKS": ""}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    peers.main()
+    assert "skipped: betty-ml and torchopt cannot be installed here" in capsys.readouterr().out
+    assert not (tmp_path / "peers" / ".ready").exists()
 
 
 def test_unknown_part_is_named_before_anything_runs() -> None:

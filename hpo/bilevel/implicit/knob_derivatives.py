@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from hpo.bilevel.implicit.curvatures import curvature_at
 from hpo.bilevel.implicit.dice import Dice, rounding, same
 from hpo.bilevel.implicit.evaluation import Evaluation, Rules, evaluate
 from hpo.bilevel.implicit.problem import Bilevel
-from hpo.bilevel.implicit.proximal_curvature import curvature_at
 
 # Knobs that are re-solved one by one. The others are moved together, where only a fault shows that
 # is much of their derivative.

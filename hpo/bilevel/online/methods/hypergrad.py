@@ -62,5 +62,5 @@ class Hypergrad:
         steep, known = steepest(matrix, state)
         found = neumann.solve(matrix, b, enough, start=start, step=1 / steep, limit=self.products)
         if not bool(torch.isfinite(found.q).all()):  # the step was too long: begin anew
-            return identity.solve(matrix, b, enough, curvature=steep), known
+            return identity.solve(matrix, b, enough, step=1 / steep), known
         return found, known
