@@ -27,6 +27,10 @@ def linted(problem: Problem) -> Problem:
     Raises HpoError if no knob is left, or if the losses cannot be descended in at all.
     """
     sampler, options = tuning.method(problem)
+    if problem.is_task and sampler.tune is not None:
+        stiff = tuning.unbent(problem)
+        said = (f"knob {n} has no derivative: left to sampler {options.propose}" for n in stiff)
+        return replace(problem, notes=(*problem.notes, *said))
     if not problem.is_bilevel or sampler.descend is None:
         return problem
     found = _findings(problem, sampler)

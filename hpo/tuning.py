@@ -66,11 +66,25 @@ def tunable(problem: Problem, point: Point) -> dict[str, Domain]:
     used = {knob for record in problem.regularizers.values() for knob in record.knobs}
     if hasattr(problem.target, "auxiliary_losses"):
         used |= set(getattr(problem.target, "space", None) or ())
+    used -= {*problem.idle, *unbent(problem)}
     return {
         name: domain
         for name, domain in problem.space.items()
-        if name in used and name not in problem.idle and (not domain.when or holds(domain, scalars))
+        if name in used and (not domain.when or holds(domain, scalars))
     }
+
+
+def unbent(problem: Problem) -> list[str]:
+    """The searched knobs that the study's sampler cannot bend in a network's training: they have no
+    derivative there."""
+    sampler, _ = method(problem)
+    bends = sampler.bends
+    if bends is None:
+        return []
+    stiff = {
+        k for record in problem.regularizers.values() if not bends(record) for k in record.knobs
+    }
+    return [n for n, d in problem.space.items() if n in stiff or not isinstance(d, Float)]
 
 
 def _scalars(point: Point) -> dict[str, Scalar]:
@@ -116,7 +130,7 @@ def _check_target(problem: Problem, sampler: Sampler) -> None:
             raise HpoError(
                 f"sampler {spec.sampler} tunes while a model trains, but objective"
                 f" {spec.objective} is a bilevel problem, whose inner loss is solved as a whole",
-                hint="use sampler maid",
+                hint="use sampler maid, hoag or hypergrad",
                 code="not-a-task",
                 path=("sampler",),
             )

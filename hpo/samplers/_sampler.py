@@ -70,6 +70,7 @@ class Sampler:
     tune            the in-run half: start and options -> the `Tuner` of one trial
     descend         the in-run half for bilevel problems: problem, start, seed, options and a file
                     for checkpoints -> the Measurements of one trial
+    bends           whose knobs `tune` can bend; without it, those of every regularizer
     twice           whether `descend` needs second derivatives of the inner loss
     refuse          request -> why this space cannot be searched, or None; a second line says what
                     to do instead
@@ -85,6 +86,7 @@ class Sampler:
     options: type = NoOptions
     tune: Callable[[Start, Any], Tuner] | None = None
     descend: Callable[..., Generator[Measurement]] | None = None
+    bends: Callable[[Regularizer], bool] | None = None
     twice: bool = True
     refuse: Callable[[Request], str | None] | None = None
     one_sequence: bool = False

@@ -1,0 +1,85 @@
+"""What samplers share that follow the hypergradient while training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpo.samplers._options import option
+from hpo.samplers._outer import outer
+from hpo.samplers._sampler import InRunOptions, Sampler, Start
+
+if TYPE_CHECKING:
+    from hpo.bilevel.online.methods._method import Method
+    from objectives.training.bilevel import BilevelProblem
+    from objectives.training.measurement import Measurement
+    from objectives.training.tuner import Tuner
+    from search_spaces.regularizer import Regularizer
+
+
+@dataclass(frozen=True)
+class OnlineOptions(InRunOptions):
+    __doc__ = f"""every: training steps for each step of the knobs. path: how far a knob can travel
+    in a run, in units of its scale (a factor of e on a log scale, a tenth of a linear range).
+    warmup: the share of a network's training before the first step of the knobs; settle: after the
+    last. iterations: steps of the knobs on a bilevel problem; batch: rows that a training step of
+    one sees, where it has rows.
+    {InRunOptions.__doc__}"""
+
+    every: int | None = option(None, at_least=1)
+    path: float = option(12.0, above=0)
+    warmup: float = option(0.1, at_least=0, at_most=1)
+    settle: float = option(0.1, at_least=0, at_most=1)
+    iterations: int = option(500, at_least=20)
+    batch: int = option(64, at_least=1)
+
+
+def in_loss(regularizer: Regularizer) -> bool:
+    """Whether the loss has a derivative in its knobs."""
+    return regularizer.differentiable
+
+
+def in_training(regularizer: Regularizer) -> bool:
+    """Whether training rests elsewhere, smoothly, where its knobs differ: those of the loss, and
+    of the optimizer's step beside it."""
+    return regularizer.differentiable or regularizer.by_optimizer_alone
+
+
+def online(
+    summary: str,
+    options: type,
+    method: Callable[[Any], Method],
+    bends: Callable[[Regularizer], bool] | None = in_training,
+    twice: bool = True,
+) -> Sampler:
+    """The sampler of a method; `bends` says whose knobs in a network's training, None: it is for
+    bilevel problems alone."""
+
+    def tune(start: Start, given: Any) -> Tuner:
+        from hpo.bilevel.online.tuning import OnlineTuning, Pace
+
+        pace = Pace(given.every, given.warmup, given.settle, given.path)
+        return OnlineTuning(start.tunable, start.regularizers, start.point, method(given), pace)
+
+    def descend(
+        problem: BilevelProblem, start: Start, seed: int, given: Any, checkpoint: Path | None
+    ) -> Generator[Measurement]:
+        from hpo.bilevel.implicit.measuring import descended
+        from hpo.bilevel.online.chain import Training, way
+
+        training = Training(
+            method(given), given.iterations, given.every, given.batch, given.path, seed=seed
+        )
+        return descended(problem, start.tunable, start.point, seed, way(training), None, checkpoint)
+
+    return Sampler(
+        outer,
+        options,
+        tune=None if bends is None else tune,
+        descend=descend,
+        bends=bends,
+        twice=twice,
+        summary=summary,
+    )
