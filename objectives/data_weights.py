@@ -46,7 +46,7 @@ class DataWeights:
         return f"{self.train_rows} rows, {self.label_noise:.0%} of their labels wrong"
 
     @property
-    def rows(self) -> Mapping[str, int]:
+    def row_counts(self) -> Mapping[str, int]:
         return {"inner": self.train_rows, "outer": len(self._rows["validation"][1])}
 
     def init_params(self, seed: int) -> "Tensor":

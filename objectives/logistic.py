@@ -58,7 +58,7 @@ class Logistic:
         return {"l2": Float(_LEAST, _MOST, "log", start=0.05, size=size)}
 
     @property
-    def rows(self) -> Mapping[str, int]:
+    def row_counts(self) -> Mapping[str, int]:
         return {"inner": len(self._rows["train"][1]), "outer": len(self._rows["validation"][1])}
 
     def init_params(self, seed: int) -> "Tensor":

@@ -15,7 +15,7 @@ from hpo.bilevel.implicit.problem import Bilevel
 class MiniBatches(Network):
     """Notes which rows it was asked for."""
 
-    rows = {"inner": 150}  # noqa: RUF012
+    row_counts = {"inner": 150}  # noqa: RUF012
 
     def __init__(self):
         super().__init__()

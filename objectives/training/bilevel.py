@@ -36,7 +36,7 @@ class BilevelProblem(Protocol):
     selection_loss(x, h), final_metric(x, h)
                     a loss on rows kept apart for choosing among trials, and named numbers that
                     are shown beside the losses (PSNR, an error rate)
-    rows            {"inner": n, "outer": m}: how many rows of data the losses average over. Both
+    row_counts      {"inner": n, "outer": m}: how many rows of data the losses average over. Both
                     then take `rows=`, a tensor of numbers below that, and give the mean over those
                     rows together with what belongs to no row; without it, all. Methods that look
                     at a few rows a step need it

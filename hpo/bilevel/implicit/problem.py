@@ -47,10 +47,10 @@ class Bilevel:
     """inner(x, t) and outer(x, t) for vectors x (n,) and t (m,).
 
     `tunable` are the domains of the knobs that t holds; the others stay at their values in `point`.
-    `rows` says how many rows of data the losses average over, where the problem tells; the losses
-    then take the numbers of those to look at. `problems` is how many independent inner problems
-    there are, which lie one after the other in x; `inner_each` gives their losses (problems,),
-    `inner` their sum.
+    `row_counts` says how many rows of data the losses average over, where the problem tells; the
+    losses then take the numbers of those to look at. `problems` is how many independent inner
+    problems there are, which lie one after the other in x; `inner_each` gives their losses
+    (problems,), `inner` their sum.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Bilevel:
                 problem.outer_smoothness(self.coordinates.values(t))  # type: ignore[attr-defined]
             )
         self.smooth = not callable(getattr(problem, "prox", None))
-        self.rows: Mapping[str, int] | None = getattr(problem, "rows", None)
+        self.row_counts: Mapping[str, int] | None = getattr(problem, "row_counts", None)
 
     def __len__(self) -> int:
         return len(self.start)

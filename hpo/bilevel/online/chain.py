@@ -137,7 +137,7 @@ def _step(view: RowsView, chain: Chain, training: Training) -> tuple[Chain, Tens
     if float((knobs.t - looked).abs().max()) > _NEAR:
         seen, along = steepness(view, knobs.t, along, 2)
         steep, looked = max(seen, 0.9 * steep), knobs.t
-    noisy = any(total > training.batch for total in (view.problem.rows or {}).values())
+    noisy = any(total > training.batch for total in (view.problem.row_counts or {}).values())
     fading = (1 + math.cos(math.pi * progress)) / 2
     view.rate = (fading if noisy else 1.0) / (_CAUTION * steep)
     taken, velocity = chain.taken, chain.velocity

@@ -38,14 +38,14 @@ class RowsView:
 
     def at(self, step: int) -> None:
         """Moves to the rows of a training step: a function of seed and step alone."""
-        for which, total in (self.problem.rows or {}).items():
+        for which, total in (self.problem.row_counts or {}).items():
             if total > self._batch:
                 seed = derived_seed(self._seed, f"{which} rows {step}")
                 rng = torch.Generator().manual_seed(seed)
                 picked = torch.randperm(total, generator=rng)[: self._batch]
                 self._rows[which] = picked.to(self.x.device)
 
-    def look(self, rows: Mapping[str, Tensor]) -> None:
+    def look(self, rows: Mapping[str, Tensor | None]) -> None:
         """Moves to rows of the caller's choice."""
         self._rows.update(rows)
 

@@ -54,7 +54,7 @@ def minimize(
 
 def _descended(problem: Bilevel, t: Tensor, x: Tensor, seed: int) -> Tensor:
     """Where Adam ends (n,)."""
-    count = (problem.rows or {}).get("inner")
+    count = (problem.row_counts or {}).get("inner")
     first, second = torch.zeros_like(x), torch.zeros_like(x)
     batches = [*_batches(count, seed)] if count else [None] * STEPS
     for k, rows in enumerate(batches, 1):

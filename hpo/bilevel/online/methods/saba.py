@@ -7,7 +7,7 @@ section 3.2; Defazio, Bach and Lacoste-Julien (NeurIPS 2014).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,7 +62,9 @@ class Saba:
         known["steepest"] = torch.tensor(steep)
         return Found(means["direct"] - means["cross"], known, means["slope"] / _SAGA, residual)
 
-    def _first(self, view: RowsView, t: Tensor, blocks: Mapping[str, list[Tensor]]) -> State:
+    def _first(
+        self, view: RowsView, t: Tensor, blocks: Mapping[str, Sequence[Tensor | None]]
+    ) -> State:
         """What every block says at the beginning."""
         q = torch.zeros_like(view.x)
         found: dict[str, Tensor] = {}
@@ -73,7 +75,7 @@ class Saba:
         return {**found, "q": q, "draws": draws, "steepest": torch.zeros(())}
 
     def _seen(
-        self, view: RowsView, t: Tensor, q: Tensor, which: str, rows: Tensor
+        self, view: RowsView, t: Tensor, q: Tensor, which: str, rows: Tensor | None
     ) -> dict[str, Tensor]:
         view.look({which: rows})
         if which == "outer":
@@ -83,11 +85,15 @@ class Saba:
         product, cross = curved.both(q)
         return {"slope": curved.slope, "product": product, "cross": cross}
 
-    def _blocks(self, view: RowsView, which: str) -> list[Tensor]:
-        total = (view.problem.rows or {}).get(which, 0)
+    def _blocks(self, view: RowsView, which: str) -> Sequence[Tensor | None]:
+        """The rows of each block; one block of all there is where a problem tells of no rows."""
+        total = (view.problem.row_counts or {}).get(which, 0)
+        if not total:
+            return [None]
         return list(torch.split(torch.arange(total, device=view.x.device), self.batch))
 
 
-def _weights(parts: list[Tensor], like: Tensor) -> Tensor:
-    sizes = torch.tensor([len(part) for part in parts], dtype=like.dtype, device=like.device)
+def _weights(parts: Sequence[Tensor | None], like: Tensor) -> Tensor:
+    counts = [1 if part is None else len(part) for part in parts]
+    sizes = torch.tensor(counts, dtype=like.dtype, device=like.device)
     return sizes / sizes.sum()
