@@ -16,7 +16,7 @@ from torch import Tensor
 from hpo.bilevel.implicit.curvature import Curvature
 from hpo.bilevel.implicit.inverse import cg
 from hpo.bilevel.implicit.inverse._solved import Solved
-from hpo.bilevel.implicit.inverse.precondition import Apply, Pairs, pairs
+from hpo.bilevel.implicit.inverse.precondition import Apply, Pairs, secants
 from hpo.bilevel.implicit.lower import solvers
 from hpo.bilevel.implicit.problem import Bilevel
 from hpo.bilevel.implicit.proximal_curvature import curvature_at
@@ -91,7 +91,7 @@ def evaluate(
     )
     if problem.smooth:
         problem.work.gradients -= 1  # the solver has made the gradient there, and has counted it
-    apply = pairs(solved.pairs)
+    apply = secants(solved.pairs)
 
     def inverse(curvature: Curvature, b: Tensor) -> Solved:
         tolerance = rules.relative * float(b.norm())
