@@ -16,10 +16,12 @@ from torch import Tensor
 from hpo.bilevel.implicit.curvature import Curvature
 from hpo.bilevel.implicit.inverse import cg
 from hpo.bilevel.implicit.inverse._solved import Solved
-from hpo.bilevel.implicit.inverse.precondition import Apply, Pairs, secants
+from hpo.bilevel.implicit.inverse.precondition import Pairs, pairs, secants
 from hpo.bilevel.implicit.lower import solvers
 from hpo.bilevel.implicit.problem import Bilevel
 from hpo.bilevel.implicit.proximal_curvature import curvature_at
+
+_TOLD = 20  # pairs that make a Newton step
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def evaluate(
         value, error = found.raw, proved
     else:
         value = found.corrected
-        error = _estimated(problem, t, solved.x, value, found.linear.q, found.r, apply)
+        error = _estimated(problem, t, solved.x, value, found.linear.q, found.r, solved.pairs)
     return Evaluation(
         t=t.detach(),
         value=value,
@@ -166,7 +168,7 @@ def bound(problem: Bilevel, t: Tensor, b: Tensor, r: Tensor) -> float | None:
 
 
 def _estimated(
-    problem: Bilevel, t: Tensor, x: Tensor, value: float, q: Tensor, r: Tensor, apply: Apply | None
+    problem: Bilevel, t: Tensor, x: Tensor, value: float, q: Tensor, r: Tensor, known: Pairs
 ) -> float:
     """What the correction may have left: the size of its terms, which random signs would have, and
     how far the outer loss is from `value` where a Newton step would lead.
@@ -174,6 +176,7 @@ def _estimated(
     On random ridge, robust and logistic regressions the true F lay within it in 99.7 % of cases.
     """
     error = float((q * r).norm())
+    apply = pairs(known[-_TOLD:])
     if apply is not None:
         error += abs(problem.outer_value(x - apply(r), t) - value)
     return error
