@@ -85,8 +85,8 @@ def _run(
             run.negative = max(-bend / length, 0.0) if length > 0 else 0.0
             return run
         alpha = rz / bend
-        run.q = run.q + alpha * direction
-        run.residual = run.residual - alpha * product
+        run.q = torch.add(run.q, direction, alpha=alpha)
+        run.residual = torch.sub(run.residual, product, alpha=alpha)
         run.alphas.append(alpha)
         if float(run.residual.norm()) <= tolerance:
             return run
@@ -96,7 +96,7 @@ def _run(
             return run
         beta = rz / before
         run.betas.append(beta)
-        direction = z + beta * direction
+        direction = torch.add(z, direction, alpha=beta)
     return run
 
 
