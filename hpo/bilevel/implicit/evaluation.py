@@ -22,6 +22,8 @@ from hpo.bilevel.implicit.problem import Bilevel
 from hpo.bilevel.implicit.proximal_curvature import curvature_at
 
 _TOLD = 20  # pairs that make a Newton step
+_UNSURE = 0.2  # of the gradient, that what is left of the linear system may seem to change
+_LEAST = 1e-3  # of the first tolerance, below which the linear system is not asked to be solved
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,10 @@ class Evaluation:
 @dataclass(frozen=True)
 class Rules:
     """How an evaluation is made: lower: the inner solver's name; relative: residual of the linear
-    system, as a share of b; certified: whether errors are bounds (with mu) or estimates."""
+    system, as a share of b, from where on it is solved only until the gradient is known; certified: whether errors are bounds (with mu) or estimates."""
 
     lower: str = "auto"
-    relative: float = 0.1
+    relative: float = 0.3
     certified: bool = False
 
 
@@ -95,11 +97,20 @@ def evaluate(
         problem.work.gradients -= 1  # the solver has made the gradient there, and has counted it
     apply = secants(solved.pairs)
 
+    outer = problem.outer_gradients(solved.x, t)
+
     def inverse(curvature: Curvature, b: Tensor) -> Solved:
         tolerance = rules.relative * float(b.norm())
-        return cg.solve(curvature, b, tolerance, start=warm.q, precondition=apply)
 
-    found = differentiate(problem, t, solved.x, inverse)
+        def enough(q: Tensor, residual: Tensor) -> bool:
+            if apply is None or float(residual.norm()) <= _LEAST * tolerance:
+                return True
+            change = curvature.cross(apply(residual))
+            return float(change.norm()) <= _UNSURE * float((outer[2] - curvature.cross(q)).norm())
+
+        return cg.solve(curvature, b, tolerance, start=warm.q, precondition=apply, enough=enough)
+
+    found = differentiate(problem, t, solved.x, inverse, outer)
     proved = bound(problem, t, found.b, found.r) if rules.certified else None
     if proved is not None:
         value, error = found.raw, proved
@@ -136,11 +147,16 @@ class Derivative:
 
 
 def differentiate(
-    problem: Bilevel, t: Tensor, x: Tensor, inverse: Callable[[Curvature, Tensor], Solved]
+    problem: Bilevel,
+    t: Tensor,
+    x: Tensor,
+    inverse: Callable[[Curvature, Tensor], Solved],
+    outer: tuple[float, Tensor, Tensor] | None = None,
 ) -> Derivative:
-    """The hypergradient at x, with what `inverse` makes of the Hessian and b."""
+    """The hypergradient at x, with what `inverse` makes of the Hessian and b; outer: what
+    `outer_gradients` gives there, where it is known."""
     curvature = curvature_at(problem, x, t)
-    raw, b, direct = problem.outer_gradients(x, t)
+    raw, b, direct = outer or problem.outer_gradients(x, t)
     linear = inverse(curvature, b)
     gradient = direct - curvature.cross(linear.q)
     corrected = raw - float(linear.q @ curvature.slope)

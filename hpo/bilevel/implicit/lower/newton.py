@@ -47,9 +47,7 @@ def minimize(
         if enough or spent >= limit or not math.isfinite(size):
             return Minimum(x, curvature.slope, spent, (), enough)
         forcing = min(0.5, math.sqrt(size)) * size
-        solved = cg.solve(
-            curvature, -curvature.slope, forcing, limit=limit - spent
-        )
+        solved = cg.solve(curvature, -curvature.slope, forcing, limit=limit - spent)
         down = float(solved.q @ curvature.slope)
         direction = solved.q if down < 0 else -curvature.slope
         down = min(down, float(direction @ curvature.slope))
