@@ -65,7 +65,8 @@ class Evaluation:
 @dataclass(frozen=True)
 class Rules:
     """How an evaluation is made: lower: the inner solver's name; relative: residual of the linear
-    system, as a share of b, from where on it is solved only until the gradient is known; certified: whether errors are bounds (with mu) or estimates."""
+    system, as a share of b, from where on it is solved only until the gradient is known; certified:
+    whether errors are bounds (with mu) or estimates."""
 
     lower: str = "auto"
     relative: float = 0.3
@@ -117,6 +118,8 @@ def evaluate(
     else:
         value = found.corrected
         error = _estimated(problem, t, solved.x, value, found.linear.q, found.r, solved.pairs)
+        if apply is not None and found.linear.residual is not None:
+            error += abs(float(apply(found.linear.residual) @ found.r))
     return Evaluation(
         t=t.detach(),
         value=value,

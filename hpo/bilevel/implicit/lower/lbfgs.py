@@ -119,7 +119,8 @@ class _Kept:
         first = solve(self._sy, (s @ slope)[:, None], upper=True)[:, 0]
         second = first + scale * (self._yy @ first - y @ slope)
         second = solve(self._sy.t(), second[:, None], upper=False)[:, 0]
-        return scale * (y.t() @ first - slope) - s.t() @ second
+        direction: Tensor = scale * (y.t() @ first - slope) - s.t() @ second
+        return direction
 
     def _rows(self) -> tuple[Tensor, Tensor]:
         used = slice(self._first, self._first + self._count)
