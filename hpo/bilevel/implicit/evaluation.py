@@ -18,10 +18,14 @@ from hpo.bilevel.implicit.curvature import Curvature
 from hpo.bilevel.implicit.curvatures import curvature_at
 from hpo.bilevel.implicit.inverse import cg
 from hpo.bilevel.implicit.inverse._solved import Solved
-from hpo.bilevel.implicit.inverse.precondition import Apply, Pairs, pairs
+from hpo.bilevel.implicit.inverse.precondition import Pairs, pairs, secants
 from hpo.bilevel.implicit.lower import solvers
 from hpo.bilevel.implicit.problem import Bilevel
 from search_spaces.errors import HpoError
+
+_TOLD = 20  # pairs that make a Newton step
+_UNSURE = 0.2  # of the gradient, that what is left of the linear system may seem to change
+_LEAST = 1e-3  # of the first tolerance, below which the linear system is not asked to be solved
 
 
 @dataclass(frozen=True)
@@ -67,10 +71,11 @@ class Evaluation:
 @dataclass(frozen=True)
 class Rules:
     """How an evaluation is made: lower: the inner solver's name; relative: residual of the linear
-    system, as a share of b; certified: whether errors are bounds (with mu) or estimates."""
+    system, as a share of b, from where on it is solved only until the gradient is known; certified:
+    whether errors are bounds (with mu) or estimates."""
 
     lower: str = "auto"
-    relative: float = 0.1
+    relative: float = 0.3
     certified: bool = False
 
 
@@ -97,19 +102,30 @@ def evaluate(
     )
     if problem.smooth:
         problem.work.gradients -= 1  # the solver has made the gradient there, and has counted it
-    apply = pairs(solved.pairs)
+    apply = secants(solved.pairs)
+
+    outer = problem.outer_gradients(solved.x, t)
 
     def inverse(curvature: Curvature, b: Tensor) -> Solved:
         tolerance = rules.relative * float(b.norm())
-        return cg.solve(curvature, b, tolerance, start=warm.q, precondition=apply)
 
-    found = differentiate(problem, t, solved.x, inverse)
+        def enough(q: Tensor, residual: Tensor) -> bool:
+            if apply is None or float(residual.norm()) <= _LEAST * tolerance:
+                return True
+            change = curvature.cross(apply(residual))
+            return float(change.norm()) <= _UNSURE * float((outer[2] - curvature.cross(q)).norm())
+
+        return cg.solve(curvature, b, tolerance, start=warm.q, precondition=apply, enough=enough)
+
+    found = differentiate(problem, t, solved.x, inverse, outer=outer)
     proved = bound(problem, t, found.b, found.r) if rules.certified else None
     if proved is not None:
         value, error = found.raw, proved
     else:
         value = found.corrected
-        error = _estimated(problem, t, solved.x, value, found.linear.q, found.r, apply)
+        error = _estimated(problem, t, solved.x, value, found.linear.q, found.r, solved.pairs)
+        if apply is not None and found.linear.residual is not None:
+            error += abs(float(apply(found.linear.residual) @ found.r))
     return Evaluation(
         t=t.detach(),
         value=value,
@@ -145,10 +161,12 @@ def differentiate(
     x: Tensor,
     inverse: Callable[[Curvature, Tensor], Solved],
     curvature: str = "hessian",
+    outer: tuple[float, Tensor, Tensor] | None = None,
 ) -> Derivative:
-    """The hypergradient at x, with what `inverse` makes of the curvature of that name and b."""
+    """The hypergradient at x, with what `inverse` makes of the curvature of that name and b; outer:
+    what `outer_gradients` gives there, where it is known."""
     matrix = curvature_at(problem, x, t, curvature)
-    raw, b, direct = problem.outer_gradients(x, t)
+    raw, b, direct = outer or problem.outer_gradients(x, t)
     linear = inverse(matrix, b)
     gradient = direct - matrix.cross(linear.q)
     corrected = raw - float(linear.q @ matrix.slope)
@@ -185,7 +203,7 @@ def bound(problem: Bilevel, t: Tensor, b: Tensor, r: Tensor) -> float | None:
 
 
 def _estimated(
-    problem: Bilevel, t: Tensor, x: Tensor, value: float, q: Tensor, r: Tensor, apply: Apply | None
+    problem: Bilevel, t: Tensor, x: Tensor, value: float, q: Tensor, r: Tensor, known: Pairs
 ) -> float:
     """What the correction may have left: the size of its terms, which random signs would have, and
     how far the outer loss is from `value` where a Newton step would lead.
@@ -193,6 +211,7 @@ def _estimated(
     On random ridge, robust and logistic regressions the true F lay within it in 99.7 % of cases.
     """
     error = float((q * r).norm())
+    apply = pairs(known[-_TOLD:])
     if apply is not None:
         error += abs(problem.outer_value(x - apply(r), t) - value)
     return error

@@ -158,6 +158,7 @@ def _search(
     """Ever shorter steps until a decrease is certain; points whose error is to blame are solved
     again, more exactly."""
     attempt = _Attempt(state.here)
+    warm = state.here.warm
     for attempt.tries in range(_BACKTRACKS):
         here = attempt.here
         t = problem.coordinates.inside(here.t + length * direction)
@@ -165,7 +166,7 @@ def _search(
         predicted = attempt.predicted = -float(here.gradient @ step)
         if not predicted > 1e-15 * abs(here.value):
             return attempt
-        new = _evaluated(problem, t, here.warm, state, descent, _SHARE * predicted)
+        new = _evaluated(problem, t, warm, state, descent, _SHARE * predicted)
         attempt.evaluations += 1
         for _ in range(_REFINEMENTS):
             if not new.finite or _certain(attempt.here, new, predicted):
@@ -180,8 +181,17 @@ def _search(
         if new.finite and _certain(attempt.here, new, predicted):
             attempt.found = new
             return attempt
-        length *= _shrink(attempt.here, new, predicted)
+        shrink = _shrink(attempt.here, new, predicted)
+        warm = _between(attempt.here, new, shrink)
+        length *= shrink
     return attempt
+
+
+def _between(here: Evaluation, there: Evaluation, share: float) -> Warm:
+    """Where to begin at knobs between two points: x and q lie between as well, nearly."""
+    if not there.finite:
+        return here.warm
+    return Warm(here.x.lerp(there.x, share), here.q.lerp(there.q, share), there.pairs)
 
 
 def _evaluated(

@@ -23,9 +23,13 @@ def solve(
     *,
     start: Tensor | None = None,
     precondition: Apply | None = None,
+    enough: Callable[[Tensor, Tensor], bool] | None = None,
     limit: int = LIMIT,
 ) -> Solved:
     """q with |b - H q| <= tolerance, or the best within `limit` products.
+
+    enough: asked about q and its residual when that is within the tolerance, and again each time
+    when it has become a third, until it says yes.
 
     Where a direction d has d'Hd <= 0 the matrix is no Hessian at a minimum; it is then shifted by
     twice the negative curvature seen, and the iteration begins again. A shift that just makes up
@@ -42,7 +46,7 @@ def solve(
             q, residual = torch.zeros_like(b), b.clone()
     least, most = 0.0, 0.0
     while True:
-        run = _run(matrix, q, residual, tolerance, apply, limit - spent, damping)
+        run = _run(matrix, q, residual, tolerance, apply, enough or _always, limit - spent, damping)
         q, residual, spent = run.q, run.residual, spent + run.steps
         if run.steps:
             least, most = _ritz(run.alphas, run.betas)
@@ -69,12 +73,15 @@ def _run(
     residual: Tensor,
     tolerance: float,
     apply: Apply,
+    enough: Callable[[Tensor, Tensor], bool],
     limit: int,
     damping: float,
 ) -> _Run:
     run = _Run(q, residual)
     if float(residual.norm()) <= tolerance:
-        return run
+        if enough(q, residual):
+            return run
+        tolerance = float(residual.norm()) / 3
     z = apply(residual)
     direction, rz = z.clone(), float(residual @ z)
     while run.steps < limit:
@@ -87,18 +94,20 @@ def _run(
             run.negative = max(-bend / length, 0.0) if length > 0 else 0.0
             return run
         alpha = rz / bend
-        run.q = run.q + alpha * direction
-        run.residual = run.residual - alpha * product
+        run.q = torch.add(run.q, direction, alpha=alpha)
+        run.residual = torch.sub(run.residual, product, alpha=alpha)
         run.alphas.append(alpha)
         if float(run.residual.norm()) <= tolerance:
-            return run
+            if enough(run.q, run.residual):
+                return run
+            tolerance = float(run.residual.norm()) / 3
         z = apply(run.residual)
         rz, before = float(run.residual @ z), rz
         if not rz > 0:  # rounding has the last word: nothing more to be had
             return run
         beta = rz / before
         run.betas.append(beta)
-        direction = z + beta * direction
+        direction = torch.add(z, direction, alpha=beta)
     return run
 
 
@@ -117,6 +126,10 @@ def _ritz(alphas: list[float], betas: list[float]) -> tuple[float, float]:
         matrix += torch.diag(beside, 1) + torch.diag(beside, -1)
     values = torch.linalg.eigvalsh(matrix)
     return float(values[0]), float(values[-1])
+
+
+def _always(q: Tensor, residual: Tensor) -> bool:
+    return True
 
 
 def _itself(v: Tensor) -> Tensor:

@@ -10,6 +10,9 @@ from torch import Tensor
 Apply = Callable[[Tensor], Tensor]
 Pairs = Sequence[tuple[Tensor, Tensor]]
 
+_SYMMETRIC = 0.1  # how far S'Y of the pairs may be from symmetric, as a share of it
+_NUDGE = 1e-4  # on the diagonal of S'Y, whose entries there are one
+
 
 def jacobi(diagonal: Tensor) -> Apply:
     """Division by the diagonal of H (n,), all of it positive."""
@@ -45,6 +48,56 @@ def pairs(known: Pairs, base: Apply | None = None) -> Apply | None:
         return v
 
     return apply
+
+
+def secants(known: Pairs) -> Apply | None:
+    """The inverse that fits all pairs (step, change of the gradient) at once, where L-BFGS fits the
+    last. None without pairs.
+
+    With S, Y (k, n) of the newest k pairs and C = S Y', which is symmetric where the Hessian is
+    constant: S' C^-1 S + g (I - S' C^-1 Y) (I - Y' C^-1 S). k is as large as leaves C symmetric:
+    pairs that come from another Hessian are left out. Schnabel, Quasi-Newton methods using multiple
+    secant equations (1983); Gower, Goldfarb and Richtarik, Stochastic block BFGS (ICML 2016).
+    """
+    if not known:
+        return None
+    s, y = torch.stack([one for one, _ in known]), torch.stack([one for _, one in known])
+    curved = (s * y).sum(1)
+    usable = curved > 1e-12 * (y * y).sum(1)
+    if not bool(usable.any()):
+        return None
+    size = curved[usable].sqrt()[:, None]
+    s, y = s[usable] / size, y[usable] / size
+    core = s @ y.t()
+    newest = _symmetric(core)
+    while True:
+        s, y, core = s[-newest:], y[-newest:], core[-newest:, -newest:]
+        shifted = (core + core.t()) / 2
+        shifted.diagonal().add_(_NUDGE)
+        root, failed = torch.linalg.cholesky_ex(shifted)
+        if not int(failed):
+            break
+        newest = max(1, newest // 2)
+    inverse = torch.cholesky_inverse(root)
+    scale = float((s * s).sum(1).median())
+
+    def apply(v: Tensor) -> Tensor:
+        first = inverse @ (s @ v)
+        rest = scale * (v - y.t() @ first)
+        return rest + s.t() @ (first - inverse @ (y @ rest))
+
+    return apply
+
+
+def _symmetric(core: Tensor) -> int:
+    """How many of the last rows and columns are symmetric, nearly."""
+    apart = _of_newest((core - core.t()) ** 2)
+    return int((apart <= _SYMMETRIC**2 * _of_newest(core**2)).nonzero().max()) + 1
+
+
+def _of_newest(squares: Tensor) -> Tensor:
+    """The sums over the last k rows and columns, for every k."""
+    return squares.flip(0, 1).cumsum(0).cumsum(1).diagonal()
 
 
 def diagonal(

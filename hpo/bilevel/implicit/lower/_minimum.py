@@ -13,7 +13,8 @@ class Minimum:
 
     slope: the gradient there (n,); of a problem with a proximal part, the step of the proximal
     gradient method divided by its length. pairs: (step, change of the gradient) of the last
-    iterations, the newest last. reached: whether |slope| came below the tolerance.
+    iterations, the newest last, each up to a factor. reached: whether |slope| came below the
+    tolerance.
     """
 
     x: Tensor

@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from hpo.bilevel.implicit.inverse.precondition import Apply, Pairs
+from hpo.bilevel.implicit.inverse.precondition import Pairs
 from hpo.bilevel.implicit.lower import lbfgs
 from hpo.bilevel.implicit.lower._minimum import Minimum
 from hpo.bilevel.implicit.problem import Bilevel
@@ -31,7 +31,6 @@ def minimize(
     x: Tensor,
     tolerance: float,
     *,
-    base: Apply | None = None,
     known: Pairs = (),
     measure: Callable[[Tensor], float] | None = None,
     seed: int = 0,
@@ -48,7 +47,7 @@ def minimize(
         with torch.no_grad():
             if float(problem.inner(trained, t)) < float(problem.inner(x, t)):
                 x = trained
-    polished = lbfgs.minimize(problem, t, x, tolerance, base=base, known=known, measure=measure)
+    polished = lbfgs.minimize(problem, t, x, tolerance, known=known, measure=measure)
     return replace(polished, iterations=problem.work.gradients - begun)
 
 

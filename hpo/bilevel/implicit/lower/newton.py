@@ -14,7 +14,6 @@ from torch import Tensor
 
 from hpo.bilevel.implicit.curvature import Curvature
 from hpo.bilevel.implicit.inverse import cg
-from hpo.bilevel.implicit.inverse.precondition import Apply
 from hpo.bilevel.implicit.lower._minimum import Minimum
 from hpo.bilevel.implicit.problem import Bilevel
 
@@ -30,7 +29,6 @@ def minimize(
     tolerance: float,
     *,
     limit: int = LIMIT,
-    base: Apply | None = None,
     measure: Callable[[Tensor], float] | None = None,
 ) -> Minimum:
     """x with |gradient| <= tolerance, or where no step leads further down.
@@ -49,9 +47,7 @@ def minimize(
         if enough or spent >= limit or not math.isfinite(size):
             return Minimum(x, curvature.slope, spent, (), enough)
         forcing = min(0.5, math.sqrt(size)) * size
-        solved = cg.solve(
-            curvature, -curvature.slope, forcing, precondition=base, limit=limit - spent
-        )
+        solved = cg.solve(curvature, -curvature.slope, forcing, limit=limit - spent)
         down = float(solved.q @ curvature.slope)
         direction = solved.q if down < 0 else -curvature.slope
         down = min(down, float(direction @ curvature.slope))

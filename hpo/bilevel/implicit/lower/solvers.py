@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from hpo.bilevel.implicit.inverse.precondition import Apply, Pairs
+from hpo.bilevel.implicit.inverse.precondition import Pairs
 from hpo.bilevel.implicit.lower import accelerated, adam, lbfgs, newton, proximal
 from hpo.bilevel.implicit.lower._minimum import Minimum
 from hpo.bilevel.implicit.problem import Bilevel
@@ -24,7 +24,6 @@ def minimize(
     *,
     name: str = "auto",
     known: Pairs = (),
-    base: Apply | None = None,
     measure: Callable[[Tensor], float] | None = None,
 ) -> Minimum:
     """The inner problem at t solved from x until |gradient|, or `measure` of it, is within the
@@ -40,13 +39,13 @@ def minimize(
             path=("lower",),
         )
     if name == "lbfgs":
-        return lbfgs.minimize(problem, t, x, tolerance, base=base, known=known, measure=measure)
+        return lbfgs.minimize(problem, t, x, tolerance, known=known, measure=measure)
     if name == "newton":
-        return newton.minimize(problem, t, x, tolerance, base=base, measure=measure)
+        return newton.minimize(problem, t, x, tolerance, measure=measure)
     if name == "accelerated":
         return accelerated.minimize(problem, t, x, tolerance, measure=measure)
     if name == "adam":
-        return adam.minimize(problem, t, x, tolerance, base=base, known=known, measure=measure)
+        return adam.minimize(problem, t, x, tolerance, known=known, measure=measure)
     if name == "proximal":
         return proximal.minimize(problem, t, x, tolerance, measure=measure)
     raise unknown("lower", name, NAMES, hint=f"known: {', '.join(NAMES)}")
