@@ -9,6 +9,7 @@ methods     other ways to the same: unrolled, from first derivatives, and with t
 intervals   whether the true value lies within what is reported, on drawn problems
 search      the best F against TPE, CMA-ES and a Gaussian process at equal work, 20 and 640 knobs
 ledger      CPU time to keep a measurement of 640 strengths
+online      within the training of networks: loss on unseen rows, and cost, of every such sampler
 
 One thread. Units are inner gradients and Hessian-vector products; those of the checks of true
 values, which solve the inner problem anew to rounding, are not counted, nor is their time.
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PARTS = ("digits", "tv", "network", "methods", "intervals", "search", "ledger")
+PARTS = ("digits", "tv", "network", "methods", "intervals", "search", "ledger", "online")
 ACCURACIES, FIRST = (1e-1, 1e-3, 1e-5), (0.1, 0.5, 1.0)
 
 
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="tiny runs, to see that it works")
     parser.add_argument("--problems", type=int, default=1000, help="of intervals (1000)")
-    parser.add_argument("--seeds", type=int, default=10, help="of search (10)")
+    parser.add_argument("--seeds", type=int, default=10, help="of search and online (10)")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for JSON")
     options = parser.parse_args()
     for part in options.parts:
@@ -348,6 +349,12 @@ def search(options: argparse.Namespace) -> Any:
     import _hypergrad_search
 
     return _hypergrad_search.search(options.seeds, options.quick)
+
+
+def online(options: argparse.Namespace) -> Any:
+    from _hypergrad_online import online
+
+    return online(options.quick, 1 if options.quick else options.seeds)
 
 
 def ledger(options: argparse.Namespace) -> Any:
