@@ -353,7 +353,7 @@ def test_a_misspelt_key_is_told_before_a_taken_name(here: Path) -> None:
 # -- init and check -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["task", "function"])
+@pytest.mark.parametrize("kind", ["task", "function", "bilevel"])
 def test_what_init_writes_can_be_checked_and_run(kind: str, here: Path) -> None:
     ended = hpo("init", "new", "--kind", kind)
     assert (

@@ -75,7 +75,7 @@ def test_names_of_studies_are_offered(folder: Path) -> None:
         ("hpo run --prune ", {"none", "median"}),
         ("hpo run --engine ", {"optuna"}),
         ("hpo list ", {"studies", "samplers", "regularizers"}),
-        ("hpo init --kind ", {"task", "function"}),
+        ("hpo init --kind ", {"task", "function", "bilevel"}),
     ],
 )
 def test_values_are_offered(line: str, some: set[str], folder: Path) -> None:

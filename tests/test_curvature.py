@@ -9,7 +9,7 @@ import hpo
 from hpo.bilevel.implicit.curvature import Curvature
 from hpo.bilevel.implicit.gauss_newton import GaussNewton
 from hpo.bilevel.implicit.inverse import cg, identity, neumann, nystrom
-from hpo.bilevel.implicit.inverse.precondition import diagonal, jacobi, pairs
+from hpo.bilevel.implicit.inverse.precondition import diagonal, jacobi, pairs, secants
 from hpo.bilevel.implicit.lower import solvers
 from hpo.bilevel.implicit.problem import Bilevel
 
@@ -189,3 +189,29 @@ def test_parts_that_are_missing_or_wrong_are_refused():
 
     with pytest.raises(hpo.HpoError, match="and inner_loss is"):
         hpo.hypergradient(Half(), curvature="gauss_newton")
+
+
+def test_all_secants_at_once_give_the_inverse_and_leave_out_those_of_another_matrix():
+    root, steps = drawn(6, 6), drawn(6, 6, seed=8)
+    matrix = root @ root.t() + torch.eye(6, dtype=DOUBLE)
+    known = [(s, matrix @ s) for s in steps]
+    other = [(s, s * torch.logspace(-3, 3, 6, dtype=DOUBLE)) for s in drawn(4, 6, seed=9)]
+    v = drawn(6, seed=3)
+    truth = torch.linalg.solve(matrix, v)
+    for usable in (known, [*other, *known]):
+        found = secants(usable)(v)
+        assert float((found - truth).norm() / truth.norm()) < 0.05
+    assert secants([]) is None
+
+
+def test_conjugate_gradients_go_on_until_it_is_enough():
+    _, curvature, _ = curvature_of(Ridge())
+    asked = []
+
+    def enough(q, residual):
+        asked.append(float(residual.norm()))
+        return len(asked) == 3
+
+    solved = cg.solve(curvature, drawn(12, seed=11), 0.5, enough=enough)
+    assert asked[1] <= asked[0] / 3 and asked[2] <= asked[1] / 3
+    assert solved.left == asked[2]

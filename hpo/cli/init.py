@@ -12,6 +12,7 @@ EXAMPLES = """\b
 Examples:
   hpo init my_study                    a task: model, batches, loss
   hpo init my_study --kind function    a function that trains on its own
+  hpo init my_study --kind bilevel     an inner and an outer loss, for gradients
 """
 
 
@@ -19,10 +20,11 @@ Examples:
 @click.argument("directory", default=".", type=click.Path(path_type=Path, file_okay=False))
 @click.option(
     "--kind",
-    type=click.Choice(["task", "function"]),
+    type=click.Choice(["task", "function", "bilevel"]),
     default="task",
     show_default=True,
-    help="A task can be tuned by every sampler, a function by black-box ones.",
+    help="A task can be tuned while it trains, a function by black-box samplers, a bilevel problem"
+    " by its derivatives too.",
 )
 @click.option("--force", is_flag=True, help="Overwrite files that are there.")
 @_options.as_json
