@@ -12,6 +12,7 @@ from hpo.bilevel.implicit.inverse import cg, identity, neumann, nystrom
 from hpo.bilevel.implicit.inverse.precondition import diagonal, jacobi, pairs, secants
 from hpo.bilevel.implicit.lower import solvers
 from hpo.bilevel.implicit.problem import Bilevel
+from search_spaces.errors import HpoError
 
 
 def curvature_of(problem):
@@ -215,3 +216,19 @@ def test_conjugate_gradients_go_on_until_it_is_enough():
     solved = cg.solve(curvature, drawn(12, seed=11), 0.5, enough=enough)
     assert asked[1] <= asked[0] / 3 and asked[2] <= asked[1] / 3
     assert solved.left == asked[2]
+
+
+@pytest.mark.parametrize("name", ["none", "pairs", "jacobi", "sketch"])
+def test_a_preconditioner_changes_the_way_and_not_the_end(name):
+    problem = Ridge()
+    plain, preconditioned = (
+        hpo.hypergradient(problem, None, 1e-10, precondition=one)[1]["l2"] for one in ("none", name)
+    )
+    assert relative(preconditioned, plain) < 1e-8
+
+
+def test_what_is_no_preconditioner_is_named():
+    with pytest.raises(HpoError, match=r"unknown precondition 'jacoby', did you mean 'jacobi'"):
+        hpo.hypergradient(Ridge(), precondition="jacoby")
+    with pytest.raises(HpoError, match="unknown option 'precondition'"):
+        hpo.hypergradient(Ridge(), method="neumann", precondition="jacobi")

@@ -66,7 +66,8 @@ def hypergradient(
     of a knob has the knob's own shape; whole numbers and choices have none and are left out.
 
     method, and the options it takes:
-    cg              limit: implicit differentiation, conjugate gradients on the inverse Hessian
+    cg              precondition, limit: implicit differentiation, by conjugate gradients; the
+                    preconditioner is none, pairs (those of the inner solver), jacobi or sketch
     neumann         step, limit: the same, by a series of gradient steps
     nystrom         rank, shift: the same, from a sketch of low rank
     identity        step: the same, with 1 / step in place of the Hessian
@@ -113,6 +114,9 @@ def hypergradient(
     return found.value, flat.coordinates.slopes(t, found.gradient), certificate
 
 
+_INSIDE = {"start", "enough"}  # what solvers are told from inside, not by a caller
+
+
 def _method(name: str, options: Mapping[str, Any]) -> Callable[..., Estimate]:
     """The method of that name, told the options. HpoError for one that it does not have."""
     from hpo.bilevel.implicit.inverse import cg, identity, neumann, nystrom
@@ -132,6 +136,9 @@ def _method(name: str, options: Mapping[str, Any]) -> Callable[..., Estimate]:
         one for function in takes for one in inspect.signature(function).parameters.values()
     ]
     allowed = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
+    allowed = [one for one in dict.fromkeys(allowed) if one not in _INSIDE]
+    if name != "cg" and "precondition" in allowed:
+        allowed.remove("precondition")
     for option in options:
         if option not in allowed:
             hint = f"method {name} takes {', '.join(allowed)}"

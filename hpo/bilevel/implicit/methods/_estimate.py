@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from hpo.bilevel.implicit.lower import solvers
+from hpo.bilevel.implicit.lower._minimum import Minimum
 from hpo.bilevel.implicit.problem import Bilevel
 from search_spaces.errors import HpoError
 
@@ -47,13 +48,13 @@ class Estimate:
     solver: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def trained(asked: Request, problem: Bilevel, start: Tensor, wanted: float, lower: str) -> Tensor:
-    """The inner optimum (n,) of `problem`, with a gradient no larger than wanted. HpoError if the
+def trained(asked: Request, problem: Bilevel, start: Tensor, wanted: float, lower: str) -> Minimum:
+    """The inner optimum of `problem`, with a gradient no larger than wanted. HpoError if the
     solver ends far from that, which the last digits of rounding do not count as."""
     solved = solvers.minimize(problem, asked.t, start, wanted, name=lower)
     left = float(solved.slope.norm())
     if solved.reached or left <= 1e3 * wanted:
-        return solved.x
+        return solved
     raise HpoError(
         f"the inner problem was not solved: after {solved.iterations} gradients its gradient is"
         f" {left:.2g}, from {asked.first_slope:.2g} at the start",

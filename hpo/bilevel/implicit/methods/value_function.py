@@ -39,7 +39,7 @@ def estimate(
             path=("method",),
         )
     wanted = asked.tolerance / penalty * asked.first_slope
-    x = trained(asked, problem, asked.start, wanted, lower)
+    x = trained(asked, problem, asked.start, wanted, lower).x
     slope = problem.gradient(x, t)[1]
     raw, b, gradient = problem.outer_gradients(x, t)
     q = torch.zeros_like(b)
@@ -68,7 +68,7 @@ def _pulled(asked: Request, start: Tensor, s: float, wanted: float, lower: str) 
     """The minimizer of h + g / s."""
     both = copy.copy(asked.problem)  # shares its counters
     both.problem = _Both(asked.problem.problem, s * both.problems)
-    return trained(asked, both, start, wanted, lower)
+    return trained(asked, both, start, wanted, lower).x
 
 
 class _Both:
