@@ -1,4 +1,4 @@
-"""Solvers of the inner problem that look at a few rows of data a step."""
+"""Solvers of the inner problem: on a few rows of data a step, and on networks."""
 
 import pytest
 import torch
@@ -102,3 +102,15 @@ def test_maid_descends_with_adam():
     *_, last = maid.chain(flat, first, descent)
     assert last.iteration >= 1
     assert last.here.value < first.here.value
+
+
+def test_newton_passes_regions_where_a_network_curves_downwards():
+    problem = Network()
+    point = {name: domain.start_value() for name, domain in problem.space.items()}
+    flat = Bilevel(problem, point)
+    t = flat.coordinates.of(point)
+    found, other = (
+        solvers.minimize(flat, t, flat.start, 1e-8, name=name) for name in ("newton", "lbfgs")
+    )
+    assert found.reached
+    assert float(flat.inner(found.x, t)) < float(flat.inner(other.x, t)) + 1e-2

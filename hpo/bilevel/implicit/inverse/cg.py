@@ -25,13 +25,15 @@ def solve(
     precondition: Apply | None = None,
     enough: Callable[[Tensor, Tensor], bool] | None = None,
     limit: int = LIMIT,
+    truncated: bool = False,
 ) -> Solved:
     """q with |b - H q| <= tolerance, or the best within `limit` products.
 
     enough: asked about q and its residual when that is within the tolerance, and again each time
     when it has become a third, until it says yes.
 
-    Where a direction d has d'Hd <= 0 the matrix is no Hessian at a minimum; it is then shifted by
+    Where a direction d has d'Hd <= 0 the matrix is no Hessian at a minimum. If `truncated`, q is
+    then given back as it is, or b if it is zero (Steihaug, 1983); else the matrix is shifted by
     twice the negative curvature seen, and the iteration begins again. A shift that just makes up
     for the least eigenvalue would leave a system that is nearly singular, with a q of any size.
     """
@@ -50,6 +52,8 @@ def solve(
         q, residual, spent = run.q, run.residual, spent + run.steps
         if run.steps:
             least, most = _ritz(run.alphas, run.betas)
+        if truncated and run.negative is not None:
+            return Solved(q if bool(q.any()) else b.clone(), residual, spent, least, most, damping)
         if run.negative is None or spent >= limit:
             return Solved(q, residual, spent, least, most, damping)
         damping = 2 * (damping + max(run.negative, 1e-8 * max(most, 1.0)))

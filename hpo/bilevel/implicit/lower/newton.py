@@ -38,6 +38,7 @@ def minimize(
     begun = problem.work.copy()
     x = x.detach()
     curvature = Curvature(problem, x, t)
+    first = float(curvature.slope.norm())
     with torch.no_grad():
         value = float(problem.inner(x, t))
     while True:
@@ -46,8 +47,8 @@ def minimize(
         enough = size <= tolerance if measure is None else measure(curvature.slope) <= tolerance
         if enough or spent >= limit or not math.isfinite(size):
             return Minimum(x, curvature.slope, spent, (), enough)
-        forcing = min(0.5, math.sqrt(size)) * size
-        solved = cg.solve(curvature, -curvature.slope, forcing, limit=limit - spent)
+        forcing = min(0.5, math.sqrt(size / first)) * size
+        solved = cg.solve(curvature, -curvature.slope, forcing, limit=limit - spent, truncated=True)
         down = float(solved.q @ curvature.slope)
         direction = solved.q if down < 0 else -curvature.slope
         down = min(down, float(direction @ curvature.slope))
