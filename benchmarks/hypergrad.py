@@ -10,6 +10,7 @@ intervals   whether the true value lies within what is reported, on drawn proble
 search      the best F against TPE, CMA-ES and a Gaussian process at equal work, 20 and 640 knobs
 ledger      CPU time to keep a measurement of 640 strengths
 online      within the training of networks: loss on unseen rows, and cost, of every such sampler
+quickstart  which of stn and hypergrad the quickstart should use, by a rule written beforehand
 
 One thread. Units are inner gradients and Hessian-vector products; those of the checks of true
 values, which solve the inner problem anew to rounding, are not counted, nor is their time.
@@ -26,7 +27,17 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-PARTS = ("digits", "tv", "network", "methods", "intervals", "search", "ledger", "online")
+PARTS = (
+    "digits",
+    "tv",
+    "network",
+    "methods",
+    "intervals",
+    "search",
+    "ledger",
+    "online",
+    "quickstart",
+)
 ACCURACIES, FIRST = (1e-1, 1e-3, 1e-5), (0.1, 0.5, 1.0)
 
 
@@ -35,7 +46,9 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--quick", action="store_true", help="tiny runs, to see that it works")
     parser.add_argument("--problems", type=int, default=1000, help="of intervals (1000)")
-    parser.add_argument("--seeds", type=int, default=10, help="of search and online (10)")
+    parser.add_argument(
+        "--seeds", type=int, default=10, help="of search, online and quickstart (10)"
+    )
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for JSON")
     options = parser.parse_args()
     for part in options.parts:
@@ -355,6 +368,12 @@ def online(options: argparse.Namespace) -> Any:
     from _hypergrad_online import online
 
     return online(options.quick, 1 if options.quick else options.seeds)
+
+
+def quickstart(options: argparse.Namespace) -> Any:
+    from _hypergrad_online import quickstart
+
+    return quickstart(options.quick, 1 if options.quick else options.seeds)
 
 
 def ledger(options: argparse.Namespace) -> Any:

@@ -116,6 +116,7 @@ def test_every_part_of_the_hypergradients_runs(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     parts = ("digits", "tv", "network", "methods", "intervals", "search", "ledger", "online")
+    parts += ("quickstart",)
     for part in parts:
         assert f"## {part}" in done.stdout
         assert json.loads((tmp_path / f"hypergrad-{part}-quick.json").read_text())["rows"]
