@@ -118,11 +118,26 @@ def _searched(problem: Weights, name: str, seed: int, units: int) -> Trace:
 
 def _solved(flat: Bilevel, t: Tensor, x: Tensor) -> Tensor:
     problem: Any = flat.problem
-    base = problem.curvatures(flat.knobs(t)).reciprocal()
+    root = problem.curvatures(flat.knobs(t)).rsqrt()
     slope = TOLERANCE * float(flat.gradient(flat.start, t)[1].norm())
     flat.work.gradients -= 1  # it does not depend on t: one for all trials would do
     x = min((flat.start, x), key=lambda one: float(flat.inner(one, t)))
-    return lbfgs.minimize(flat, t, x, slope, base=lambda v: base * v).x
+    stretched: Any = _Stretched(flat, root)
+    found = lbfgs.minimize(
+        stretched, t, x / root, slope, measure=lambda one: float((one / root).norm())
+    )
+    return root * found.x
+
+
+class _Stretched:
+    """The inner loss as a function of x / root: as well conditioned as a diagonal can make it."""
+
+    def __init__(self, flat: Bilevel, root: Tensor) -> None:
+        self._flat, self._root = flat, root
+
+    def gradient(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        each, slope = self._flat.gradient(self._root * z, t)
+        return each, self._root * slope
 
 
 class _Asking:

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OnlineOptions(InRunOptions):
-    __doc__ = f"""every: training steps for each step of the knobs. path: how far a knob can travel
-    in a run, in units of its scale (a factor of e on a log scale, a tenth of a linear range).
+    __doc__ = f"""every: training steps for each step of the knobs. path: how often a knob can
+    travel its range in a run.
     warmup: the share of a network's training before the first step of the knobs; settle: after the
     last. iterations: steps of the knobs on a bilevel problem; batch: rows that a training step of
     one sees, where it has rows.
     {InRunOptions.__doc__}"""
 
     every: int | None = option(None, at_least=1)
-    path: float = option(12.0, above=0)
+    path: float = option(2.0, above=0)
     warmup: float = option(0.1, at_least=0, at_most=1)
     settle: float = option(0.1, at_least=0, at_most=1)
     iterations: int = option(500, at_least=20)

@@ -30,7 +30,7 @@ _SOLVED = 1e-6  # of the first inner gradient, left at the point that is reporte
 class Training:
     """How a problem is trained. method: the way to the hypergradient. iterations: steps of the
     knobs; every: steps of the parameters for each, unless the method's own. batch: rows a step
-    looks at. path: how far a knob can travel, in units of its coordinate (a factor of e). looks:
+    looks at. path: how often a knob can travel its range. looks:
     measurements in between.
     """
 
@@ -38,7 +38,7 @@ class Training:
     iterations: int = 500
     every: int | None = None
     batch: int = 64
-    path: float = 24.0
+    path: float = 2.0
     looks: int = 20
     seed: int = 0
 

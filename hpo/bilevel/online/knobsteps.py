@@ -29,18 +29,19 @@ class Knobs:
 
 
 def stepped(knobs: Knobs, gradient: Tensor, rate: float, spans: Tensor) -> Knobs:
-    """The knobs after a step downhill; unmoved where the gradient is not finite."""
+    """The knobs after a step downhill of `rate` of their ranges; unmoved where the gradient is not
+    finite."""
     if not bool(torch.isfinite(gradient).all()):
         return replace(knobs, refused=knobs.refused + 1)
     mean = _FADING * knobs.mean + (1 - _FADING) * gradient
     square = _SQUARES * knobs.square + (1 - _SQUARES) * gradient**2
     steps = knobs.steps + 1
     size = (square / (1 - _SQUARES**steps)).sqrt()
-    step = rate * (mean / (1 - _FADING**steps)) / (size + _LEAST)
+    step = rate * spans * (mean / (1 - _FADING**steps)) / (size + _LEAST)
     t = (knobs.t - step.clamp(-_LONGEST, _LONGEST)).clamp(min=0).minimum(spans)
     return Knobs(t, mean, square, steps, knobs.refused)
 
 
 def rate_of(path: float, steps: int) -> float:
-    """The length of a step that lets a knob travel `path` units in so many steps."""
-    return min(_LONGEST, path / max(1, steps))
+    """The length of a step that lets a knob travel its range `path` times in so many steps."""
+    return path / max(1, steps)

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Pace:
     """When the knobs move. every: training steps for each step of theirs, unless the method's own.
-    warmup: the share of the steps before the first; settle: after the last. path: how far a knob
-    can travel, in units of its coordinate (a factor of e). curvature: which second derivatives of
+    warmup: the share of the steps before the first; settle: after the last. path: how often a
+    knob can travel its range. curvature: which second derivatives of
     a network are used.
     """
 
     every: int | None = None
     warmup: float = 0.1
     settle: float = 0.1
-    path: float = 12.0
+    path: float = 2.0
     curvature: Literal["gauss_newton", "hessian"] = "gauss_newton"
 
 
