@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Literal
 
 from torch import Tensor
@@ -64,13 +63,7 @@ class Chain:
 
 
 def way(descent: Descent) -> Way:
-    return Way(
-        partial(begin, descent=descent),
-        partial(advance, descent=descent),
-        partial(certified, descent=descent),
-        Chain,
-        descent.iterations,
-    )
+    return Way(begin, advance, certified, Chain, descent)
 
 
 def begin(problem: Bilevel, t: Tensor, descent: Descent) -> Chain:

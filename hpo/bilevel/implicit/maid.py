@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -71,13 +70,7 @@ class Chain:
 
 
 def way(descent: Descent) -> Way:
-    return Way(
-        partial(begin, descent=descent),
-        partial(advance, descent=descent),
-        partial(certified, descent=descent),
-        Chain,
-        descent.iterations,
-    )
+    return Way(begin, advance, certified, Chain, descent)
 
 
 def begin(problem: Bilevel, t: Tensor, descent: Descent) -> Chain:

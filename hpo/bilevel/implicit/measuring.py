@@ -90,18 +90,18 @@ class _Trial:
     def advance(self) -> Measurement:
         begun = time.perf_counter()
         if self._state is None:
-            state = self._way.begin(self._flat, self._start)
+            state = self._way.begin(self._flat, self._start, self._way.how)
         else:
-            state = self._way.advance(self._flat, self._state)
+            state = self._way.advance(self._flat, self._state, self._way.how)
         at = state.here
         if not state.ended and self._exhausted():
             state = replace(state, ended="the selection loss has stopped falling")
         if state.ended:
-            at, self.done = self._way.certified(self._flat, state), True
+            at, self.done = self._way.certified(self._flat, state, self._way.how), True
         self._state = state
         self._seconds += time.perf_counter() - begun
         step = state.iteration + 1 + self.done
-        progress = 1.0 if self.done else state.iteration / (self._way.iterations + 1)
+        progress = 1.0 if self.done else state.iteration / (self._way.how.iterations + 1)
         measurement = _measurement(self._flat, at, step, progress, self._seconds)
         self.history.append(measurement)
         if self.done and self._path is not None:

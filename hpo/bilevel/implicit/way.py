@@ -17,15 +17,15 @@ class Way:
     """begin: the state at a first point t (m,). advance: the state at the next point that is worth
     a measurement. certified: the last point again, as exactly as what is reported of a chain must
     be. state: the type of states, a frozen dataclass of tensors and numbers with the fields here
-    (what is known of the outer loss), iteration, and ended (why it is over, or nothing).
-    iterations: at most.
+    (what is known of the outer loss), iteration, and ended (why it is over, or nothing). how: what
+    all three are told last, with `iterations`, the most there can be.
     """
 
-    begin: Callable[[Bilevel, Tensor], Any]
-    advance: Callable[[Bilevel, Any], Any]
-    certified: Callable[[Bilevel, Any], Evaluation]
+    begin: Callable[[Bilevel, Tensor, Any], Any]
+    advance: Callable[[Bilevel, Any, Any], Any]
+    certified: Callable[[Bilevel, Any, Any], Evaluation]
     state: type
-    iterations: int
+    how: Any
 
 
 def packed(record: Any) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -68,13 +67,7 @@ class Chain:
 
 
 def way(training: Training) -> Way:
-    return Way(
-        partial(begin, training=training),
-        partial(advance, training=training),
-        partial(certified, training=training),
-        Chain,
-        training.iterations,
-    )
+    return Way(begin, advance, certified, Chain, training)
 
 
 def begin(problem: Bilevel, t: Tensor, training: Training) -> Chain:
