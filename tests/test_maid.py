@@ -162,8 +162,9 @@ def test_a_checkpoint_of_another_problem_is_refused(tmp_path: Path) -> None:
     measurements(path, 2)
     problem = Bowl()
     point = SearchSpace(problem.space).start
-    with pytest.raises(HpoError, match="does not fit this run"):
-        next(descended(problem, problem.space, point, 0, Descent(), 5, path))
+    way = maid.way(Descent())
+    with pytest.raises(HpoError, match="belongs to another trial"):
+        next(descended(problem, problem.space, point, 0, way, 5, path))
 
 
 def test_losses_that_are_not_finite_are_a_backtrack_then_a_named_failure() -> None:

@@ -59,7 +59,7 @@ def descended(
     from which a killed chain goes on, first giving its measurements again; it then equals an
     uninterrupted one bit for bit.
     """
-    trial = _Trial(Bilevel(problem, point, tunable, seed), point, way, patience, checkpoint)
+    trial = _Trial(Bilevel(problem, point, tunable, seed), point, seed, way, patience, checkpoint)
     yield from trial.history
     while not trial.done:
         yield trial.advance()
@@ -72,12 +72,19 @@ class _Trial:
         self,
         flat: Bilevel,
         point: Point,
+        seed: int,
         way: Way,
         patience: int | None,
         checkpoint: Path | None,
     ) -> None:
         self._flat, self._way, self._path = flat, way, checkpoint
         self._patience = patience
+        self._identity = {
+            "objective": getattr(flat.problem, "name", type(flat.problem).__name__),
+            "seed": seed,
+            "knobs": [*flat.coordinates.slices],
+            "method": way.state.__module__.rpartition(".")[2],
+        }
         self._saver = checkpoints.Saver(checkpoint, None)
         self._start = flat.coordinates.of(point)
         self._state: Any = None
@@ -118,6 +125,7 @@ class _Trial:
 
     def _content(self) -> dict[str, Any]:
         return {
+            "trial": self._identity,
             "state": packed(self._state),
             "work": dict(vars(self._flat.work)),
             "seconds": self._seconds,
@@ -128,6 +136,7 @@ class _Trial:
     def _resume(self, content: Mapping[str, Any]) -> None:
         assert self._path is not None
         try:
+            checkpoints.require_same(self._path, content["trial"], self._identity)
             self._state = unpacked(self._way.state, content["state"])
             here = self._state.here
             self._flat.work = Work(**content["work"])
