@@ -83,7 +83,7 @@ class OnlineTuning:
         self._resting = progress >= 1 - self._pace.settle
 
     def _follow(self, found: Found) -> None:
-        self._state = found.state
+        self._state = found.lasting
         self._size, self._residual = float(found.gradient.norm()), found.residual
         self.knobsteps = stepped(
             self.knobsteps, found.gradient, self._rate, self._coordinates.spans
