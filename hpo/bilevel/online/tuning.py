@@ -50,7 +50,7 @@ class OnlineTuning:
     ) -> None:
         self._domains, self._start, self._method, self._pace = dict(domains), start, method, pace
         self._stepped = frozenset(
-            knob for r in regularizers.values() if r.by_optimizer_alone for knob in r.knobs
+            knob for r in regularizers.values() if r.optimizer is not None for knob in r.knobs
         )
         self._state: Mapping[str, Tensor] = {}
         self._size = self._residual = float("nan")
