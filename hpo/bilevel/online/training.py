@@ -44,6 +44,7 @@ class TrainingView:
             k for name in stepped & {*coordinates.slices} for k in _range(coordinates.slices[name])
         ]
         self.decays = bool(stepped)
+        self.looked_into = False
         self.sum = 0.0
         self._scale: Tensor | None = None
         group = run.optimizer.param_groups[0]
@@ -221,6 +222,9 @@ class TrainingCurvature:
                     self._penalty = self._slopes(penalty, self._parameters)
             except RuntimeError as error:
                 raise _once_only(error) from error
+        if not view.looked_into:  # once a run: a network stays what it is
+            _refuse_dead_ends(self._graph)
+            view.looked_into = True
         view.spend(1)
         self.slope = self._graph.detach()
         self._rest: Tensor | None = None
@@ -308,16 +312,35 @@ def _twice_differentiable() -> Iterator[None]:
         yield
 
 
+def _refuse_dead_ends(graph: Tensor) -> None:
+    """Raises HpoError where a function of the user's (`once_differentiable`) has cut the graph of
+    the gradient: torch leads no path through it, so that products would silently lack its part."""
+    nodes, seen = [graph.grad_fn], {graph.grad_fn, None}
+    while nodes:
+        node = nodes.pop()
+        if node is None:
+            continue
+        if node.name() == "torch::autograd::Error":
+            raise _without_second("a torch.autograd.Function marked once_differentiable")
+        ahead = {one for one, _ in node.next_functions} - seen
+        seen |= ahead
+        nodes += ahead
+
+
 def _once_only(error: RuntimeError) -> Exception:
     text = str(error)
     if "derivative for" in text or "double backward" in text or "twice" in text:
-        return HpoError(
-            f"the model has an operation without a second derivative: {text.splitlines()[0][:120]}",
-            hint="use sampler f2sa, which needs first derivatives only, or stn",
-            code="once-differentiable",
-            path=("sampler",),
-        )
+        return _without_second(text.splitlines()[0][:120])
     return error
+
+
+def _without_second(what: str) -> HpoError:
+    return HpoError(
+        f"the model has an operation without a second derivative: {what}",
+        hint="use sampler f2sa, which needs first derivatives only, or stn",
+        code="once-differentiable",
+        path=("sampler",),
+    )
 
 
 def _scale(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor
 
 from hpo.bilevel.beside import beside
@@ -114,8 +115,15 @@ class OnlineTuning:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.knobsteps = Knobs(**state["knobs"])
-        self._state = state["method"]
+        device = self._coordinates.spans.device
+        self.knobsteps = Knobs(**_placed(state["knobs"], device))
+        if len(self.knobsteps.t) != len(self._coordinates):
+            raise ValueError("it tunes other knobs")
+        self._state = _placed(state["method"], device)
         self._view.sum = state["sum"]
         self._size, self._residual = state["size"], state["residual"]
         self._resting = state["resting"]
+
+
+def _placed(state: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in state.items()}
