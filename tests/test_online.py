@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +22,7 @@ from hpo.bilevel.online.methods.hypergrad import Hypergrad
 from hpo.bilevel.online.methods.saba import Saba
 from hpo.bilevel.online.methods.soba import Soba
 from hpo.bilevel.online.rows import RowsView, steepness
+from hpo.errors import exit_code
 from objectives.training.measurement import Measurement
 from search_spaces.domains import Float
 from search_spaces.errors import HpoError
@@ -416,3 +416,70 @@ def test_a_run_that_begins_at_the_optimum_is_no_error() -> None:
             self.y = self.y * 0
 
     assert measurements(Ready(), Training(Hypergrad(), **SHORT))[-1].progress == 1.0
+
+
+# -- studies --------------------------------------------------------------------------------------
+
+MINE = """
+import torch
+from search_spaces import Choice, Float
+
+class Problem:
+    space = {"l2": Float(1e-4, 1e2, "log", start=10.0), "scale": Float(0.2, 3.0, start=2.5),
+             "power": Choice((1, 2))}
+
+    def __init__(self):
+        rng = torch.Generator().manual_seed(0)
+        self.x = torch.randn(80, 20, generator=rng)
+        self.y = self.x[:, 0] + 0.5 * torch.randn(80, generator=rng)
+
+    def init_params(self, seed):
+        return {"weights": torch.zeros(20)}
+
+    def inner_loss(self, params, h):
+        w = params["weights"]
+        penalty = (w**2).sum() if h["power"] == 2 else (1e-2 + w**2).sqrt().sum()
+        return ((self.x[:40] @ w - self.y[:40]) ** 2).mean() + h["l2"] * penalty
+
+    def outer_loss(self, params, h):
+        return ((h["scale"] * (self.x[40:] @ params["weights"]) - self.y[40:]) ** 2).mean()
+
+class Sparse(Problem):
+    def prox(self, params, h, step):
+        return params
+"""
+SAMPLERS = ("maid", "hoag", "hypergrad", "amigo", "soba", "saba", "f2sa")
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> str:
+    (tmp_path / "mine.py").write_text(MINE)
+    return f"{tmp_path / 'mine.py'}"
+
+
+def study(folder: Path, **given: Any) -> hpo.Result:
+    return hpo.run(mlruns=folder, mlflow=False, quiet=True, workers=0, seed=0, **given)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_tunes_ones_own_problem(sampler: str, mine: str, tmp_path: Path) -> None:
+    few = {"iterations": 400} if sampler in ("soba", "saba") else {}
+    few = {"iterations": 100} if sampler in ("hypergrad", "amigo", "f2sa") else few
+    result = study(
+        tmp_path, objective=f"{mine}:Problem", sampler=sampler, sampler_options=few, trials=2
+    )
+    held, first = result.records[0], result.records[1]
+    assert held.value is not None and first.value is not None and result.best is not None
+    assert first.value < 0.8 * held.value
+    assert first.coordinates["power"] == held.coordinates["power"]
+    final = result.schedule_of(first).at(1.0)
+    assert final["l2"] < 10.0 and final["scale"] != 2.5
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS[2:])
+def test_a_study_of_a_problem_with_a_prox_is_refused(
+    sampler: str, mine: str, tmp_path: Path
+) -> None:
+    with pytest.raises(HpoError, match="has a prox") as caught:
+        study(tmp_path, objective=f"{mine}:Sparse", sampler=sampler, trials=2)
+    assert "maid or hoag" in (caught.value.hint or "") and exit_code(caught.value) == 2
