@@ -1,4 +1,4 @@
-"""HOAG: gradient descent with accuracies on a schedule, which takes back what makes things worse."""
+"""HOAG: gradient descent with accuracies on a schedule; what makes things worse is taken back."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from toy_bilevel import DOUBLE, Quadratics, Ridge
 
 from hpo.bilevel.implicit import hoag
 from hpo.bilevel.implicit.hoag import Chain, Descent
@@ -17,7 +18,6 @@ from objectives.training.measurement import Measurement
 from search_spaces.domains import Float
 from search_spaces.errors import HpoError
 from search_spaces.space import SearchSpace
-from toy_bilevel import DOUBLE, Quadratics, Ridge
 
 SCHEDULES = ("quadratic", "cubic", "exponential", "exact")
 
@@ -160,7 +160,7 @@ def test_single_precision_has_an_end_too(tolerances: Any) -> None:
 
 
 def test_problems_in_a_batch() -> None:
-    flat, states = chain_of(Quadratics(), Descent(iterations=10))
+    _, states = chain_of(Quadratics(), Descent(iterations=10))
     assert states[-1].here.value < states[0].here.value
 
 

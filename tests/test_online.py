@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from toy_bilevel import DOUBLE, Quadratics, Ridge, relative
 
 import hpo
 from hpo.bilevel.implicit.measuring import descended
@@ -27,7 +28,6 @@ from objectives.training.measurement import Measurement
 from search_spaces.domains import Float
 from search_spaces.errors import HpoError
 from search_spaces.space import SearchSpace
-from toy_bilevel import DOUBLE, Quadratics, Ridge, relative
 
 METHODS = {
     "cg": Hypergrad("cg"),
