@@ -134,6 +134,14 @@ def _check_target(problem: Problem, sampler: Sampler) -> None:
                 code="not-a-task",
                 path=("sampler",),
             )
+        if not sampler.proximal and callable(getattr(problem.target, "prox", None)):
+            raise HpoError(
+                f"sampler {spec.sampler}: objective {spec.objective} has a prox, which stochastic"
+                " training does not know",
+                hint="use sampler maid or hoag",
+                code="refused",
+                path=("sampler",),
+            )
         return
     if sampler.tune is None:
         raise HpoError(
@@ -171,6 +179,11 @@ def _check_space(problem: Problem) -> None:
         hint = "it tunes what regularizers use (hpo list regularizers), sampler tpe other knobs"
         if problem.is_bilevel:
             hint = "it moves knobs with real values; for choices and whole numbers use sampler tpe"
+        elif {*unbent(problem)} >= {*problem.space}:
+            hint = (
+                "there is no derivative in any of them; sampler stn tunes what regularizers use,"
+                " sampler tpe every knob"
+            )
         elif problem.idle & {*problem.space}:
             hint = (
                 "dropout and activation noise act where a model has nn.Dropout layers, and this one"

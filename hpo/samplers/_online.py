@@ -81,5 +81,6 @@ def online(
         descend=descend,
         bends=bends,
         twice=twice,
+        proximal=False,
         summary=summary,
     )

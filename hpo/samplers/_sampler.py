@@ -72,6 +72,7 @@ class Sampler:
                     for checkpoints -> the Measurements of one trial
     bends           whose knobs `tune` can bend; without it, those of every regularizer
     twice           whether `descend` needs second derivatives of the inner loss
+    proximal        whether `descend` knows what to do with the `prox` of an inner problem
     refuse          request -> why this space cannot be searched, or None; a second line says what
                     to do instead
     one_sequence    True: the seed is the study's own at every trial; False: one derived from it
@@ -88,6 +89,7 @@ class Sampler:
     descend: Callable[..., Generator[Measurement]] | None = None
     bends: Callable[[Regularizer], bool] | None = None
     twice: bool = True
+    proximal: bool = True
     refuse: Callable[[Request], str | None] | None = None
     one_sequence: bool = False
     exhausted: Callable[[optuna.Study, Request], bool] | None = None

@@ -1,7 +1,7 @@
 """F2SA: hypergradients from first derivatives alone, by a second set of parameters trained beside.
 
 Kwon, Kwon, Wright and Nowak (ICML 2023). For models with operations that cannot be differentiated
-twice. Do not use it where they can: it costs three times a training, and is less exact. Weight
+twice. Do not use it where they can: it costs four times a training, and is less exact. Weight
 decay is no part of a loss and is left to the sampler `propose`, as are dropout and choices.
 """
 

@@ -20,7 +20,7 @@ from hpo.bilevel.implicit.way import Way
 
 Tolerances = Literal["quadratic", "cubic", "exponential", "exact"]
 _FLOOR = 1e-12
-_LONGER, _WORSE, _SHARE = 0.95, 1.2, 0.25
+_LONGER, _WORSE, _SHARE = 0.95, 0.2, 0.25
 _FLAT = 1e-3  # a first gradient below it says nothing of a good step
 _STILL = 1e-6  # units: knobs that move no more
 
@@ -89,9 +89,11 @@ def advance(problem: Bilevel, state: Chain, descent: Descent) -> Chain:
         return replace(state, ended="the knobs move no more")
     before, after = (descent.accuracy(i) / state.sharper for i in (k, k + 1))
     new = _evaluated(problem, t, here.warm, state.size, max(after, _FLOOR), descent)
-    if not math.isfinite(new.raw) or new.raw >= _WORSE * here.raw:
+    if not new.finite or new.raw >= here.raw + _WORSE * abs(here.raw):
         sharper, curvature = 2 * state.sharper, 2 * state.curvature
-        return replace(state, curvature=curvature, sharper=sharper, iteration=k)
+        finer = max(descent.accuracy(k + 1) / sharper, _FLOOR)
+        again = _evaluated(problem, here.t, here.warm, state.size, finer, descent)
+        return Chain(again, curvature, state.size, sharper, k)
     promised = _SHARE * after + (_SHARE + 1) * before * moved - state.curvature * moved**2
     curvature = state.curvature * (_LONGER if new.raw <= here.raw + promised else 1.0)
     return replace(state, here=new, curvature=curvature, iteration=k)

@@ -153,7 +153,7 @@ def _step(view: RowsView, chain: Chain, training: Training) -> tuple[Chain, Tens
         rate = fading * rate_of(training.path, training.iterations)
         knobs = stepped(knobs, found.gradient, rate, view.problem.coordinates.spans)
     chain = replace(
-        chain, knobs=knobs, velocity=velocity, state=found.state, steep=steep, along=along,
+        chain, knobs=knobs, velocity=velocity, state=found.lasting, steep=steep, along=along,
         looked=looked, taken=taken, iteration=chain.iteration + 1,
     )  # fmt: skip
     return chain, found.gradient, found.residual

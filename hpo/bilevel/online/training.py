@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_map
 
 from hpo.bilevel.implicit.coordinates import Coordinates
 from objectives.training.evaluation import checked_loss, evaluating
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from objectives.training.state import Run
 
 _FLOOR = 1e-4  # of the mean square gradient of a tensor
+_RATE = 1e-3  # of a step of the optimizer that is looked at
 _NEAR = 0.01  # units, of the difference quotients of what has no derivative of its own
 
 
@@ -28,7 +29,8 @@ class TrainingView:
 
     What a knob of the optimizer's step does (decoupled weight decay) is part of the inner slope:
     training rests where gradient and decay balance, in the scale in which the optimizer sees
-    gradients. stepped: the knobs of that kind. Everything is to happen within `beside`.
+    gradients. stepped: the knobs of that kind, held ones as well. Everything is to happen within
+    `beside`.
     """
 
     def __init__(
@@ -41,6 +43,8 @@ class TrainingView:
         self._columns = [
             k for name in stepped & {*coordinates.slices} for k in _range(coordinates.slices[name])
         ]
+        self.decays = bool(stepped)
+        self.looked_into = False
         self.sum = 0.0
         self._scale: Tensor | None = None
         group = run.optimizer.param_groups[0]
@@ -53,7 +57,8 @@ class TrainingView:
     @property
     def scale(self) -> Tensor:
         if self._scale is None:
-            self._scale = _flat([_scale(self._run.optimizer, p) for p in self.parameters])
+            scales = _flat([_scale(self._run.optimizer, p) for p in self.parameters])
+            self._scale = scales * self._run.clipped
         return self._scale
 
     @property
@@ -102,7 +107,7 @@ class TrainingView:
     ) -> tuple[Tensor, Tensor]:
         rate, fading = highest_rate(self._run.optimizer), self._fading
         velocity = fading * velocity + (1 - fading) * gradient
-        return rate * (self.decay(x, t) - self.scale * velocity), velocity
+        return rate * (self.decay(x, t).to(x) - self.scale * velocity), velocity
 
     def losses(self, t: Tensor) -> tuple[Tensor, Tensor | None]:
         """What training minimizes on the rows of its last step, with the draws remembered: the
@@ -114,12 +119,18 @@ class TrainingView:
 
     @contextmanager
     def outputs(self) -> Iterator[list[Tensor]]:
-        """Within it, what the network puts out is collected."""
+        """Within it, what the network puts out is collected, each tensor under a name of its own:
+        of two, one may be made from the other, and is not to be counted with it."""
         seen: list[Tensor] = []
 
-        def keep(module: Any, given: Any, output: Any) -> None:
-            leaves, _ = tree_flatten(output)
-            seen.extend(one for one in leaves if isinstance(one, Tensor) and one.requires_grad)
+        def alias(one: Any) -> Any:
+            if not (isinstance(one, Tensor) and one.requires_grad):
+                return one
+            seen.append(one.view_as(one))
+            return seen[-1]
+
+        def keep(module: Any, given: Any, output: Any) -> Any:
+            return tree_map(alias, output)
 
         handle = self._run.model.register_forward_hook(keep)
         try:
@@ -137,11 +148,20 @@ class TrainingView:
         }
 
     def decay(self, x: Tensor, t: Tensor) -> Tensor:
-        """What the optimizer's step does to x beside its gradient, per learning rate, (n,)."""
-        knobs = self._coordinates.point(t)
-        moved, rate = self._named(x), 1e-3
-        self._run.regularization.before_step(moved, knobs, rate)
-        return (_flat(list(moved.values())) - x) / rate
+        """What the optimizer's step does to x beside its gradient, per learning rate, (n,); in
+        double precision, since weights are hardly changed by a step."""
+        x = x.double()
+        moved = self._named(x)
+        self._run.regularization.before_step(moved, self._precise(t), _RATE)
+        return (_flat(list(moved.values())) - x) / _RATE
+
+    def _precise(self, t: Tensor) -> dict[str, Any]:
+        return {
+            name: torch.tensor(value, dtype=torch.float64, device=t.device)
+            if isinstance(value, float | tuple)
+            else value
+            for name, value in self._coordinates.values(t).items()
+        }
 
     def decay_cross(self, q: Tensor, t: Tensor) -> Tensor:
         """How q times `decay` changes with t, (m,)."""
@@ -150,12 +170,8 @@ class TrainingView:
             shift = torch.zeros_like(t)
             shift[column] = _NEAR
             apart = self.decay(x, t + shift) - self.decay(x, t - shift)
-            found[column] = (q @ apart).to(t) / (2 * _NEAR)
+            found[column] = (q.double() @ apart).to(t) / (2 * _NEAR)
         return found
-
-    @property
-    def decays(self) -> bool:
-        return bool(self._columns)
 
     def spend(self, gradients: float, **other: float) -> None:
         self._run.spend(gradients, gradients * len(self._run.batch.targets), **other)
@@ -168,7 +184,7 @@ class TrainingView:
     def _standing_at(self, x: Tensor) -> Iterator[None]:
         """Within it the model has these parameters."""
         before = self.x
-        if x is before or torch.equal(x, before):
+        if torch.allclose(x, before, rtol=0, atol=0, equal_nan=True):
             yield
             return
         self._put(x)
@@ -206,12 +222,15 @@ class TrainingCurvature:
                     self._penalty = self._slopes(penalty, self._parameters)
             except RuntimeError as error:
                 raise _once_only(error) from error
+        if not view.looked_into:  # once a run: a network stays what it is
+            _refuse_dead_ends(self._graph)
+            view.looked_into = True
         view.spend(1)
         self.slope = self._graph.detach()
         self._rest: Tensor | None = None
         if view.decays:
             self._rest = view.decay(self._x, t)
-            self.slope = self.slope - self._rest / view.scale
+            self.slope = self.slope - self._rest.to(self._x) / view.scale
 
     def product(self, v: Tensor) -> Tensor:
         if self._newton is None:
@@ -221,8 +240,8 @@ class TrainingCurvature:
             if self._penalty is not None:
                 found = found + _walk(self._penalty, self._parameters, v)
         if self._rest is not None:
-            apart = self._view.decay(self._x + v, self._t.detach()) - self._rest
-            found = found - apart / self._view.scale
+            apart = self._view.decay(self._x.double() + v, self._t.detach()) - self._rest
+            found = found - apart.to(v) / self._view.scale
         self._view.spend(0, products=1)
         return found
 
@@ -293,16 +312,35 @@ def _twice_differentiable() -> Iterator[None]:
         yield
 
 
+def _refuse_dead_ends(graph: Tensor) -> None:
+    """Raises HpoError where a function of the user's (`once_differentiable`) has cut the graph of
+    the gradient: torch leads no path through it, so that products would silently lack its part."""
+    nodes, seen = [graph.grad_fn], {graph.grad_fn, None}
+    while nodes:
+        node = nodes.pop()
+        if node is None:
+            continue
+        if node.name() == "torch::autograd::Error":
+            raise _without_second("a torch.autograd.Function marked once_differentiable")
+        ahead = {one for one, _ in node.next_functions} - seen
+        seen |= ahead
+        nodes += ahead
+
+
 def _once_only(error: RuntimeError) -> Exception:
     text = str(error)
     if "derivative for" in text or "double backward" in text or "twice" in text:
-        return HpoError(
-            f"the model has an operation without a second derivative: {text.splitlines()[0][:120]}",
-            hint="use sampler f2sa, which needs first derivatives only, or stn",
-            code="once-differentiable",
-            path=("sampler",),
-        )
+        return _without_second(text.splitlines()[0][:120])
     return error
+
+
+def _without_second(what: str) -> HpoError:
+    return HpoError(
+        f"the model has an operation without a second derivative: {what}",
+        hint="use sampler f2sa, which needs first derivatives only, or stn",
+        code="once-differentiable",
+        path=("sampler",),
+    )
 
 
 def _scale(optimizer: torch.optim.Optimizer, parameter: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor
 
 from hpo.bilevel.beside import beside
@@ -50,7 +51,7 @@ class OnlineTuning:
     ) -> None:
         self._domains, self._start, self._method, self._pace = dict(domains), start, method, pace
         self._stepped = frozenset(
-            knob for r in regularizers.values() if r.by_optimizer_alone for knob in r.knobs
+            knob for r in regularizers.values() if r.optimizer is not None for knob in r.knobs
         )
         self._state: Mapping[str, Tensor] = {}
         self._size = self._residual = float("nan")
@@ -83,7 +84,7 @@ class OnlineTuning:
         self._resting = progress >= 1 - self._pace.settle
 
     def _follow(self, found: Found) -> None:
-        self._state = found.state
+        self._state = found.lasting
         self._size, self._residual = float(found.gradient.norm()), found.residual
         self.knobsteps = stepped(
             self.knobsteps, found.gradient, self._rate, self._coordinates.spans
@@ -114,8 +115,15 @@ class OnlineTuning:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.knobsteps = Knobs(**state["knobs"])
-        self._state = state["method"]
+        device = self._coordinates.spans.device
+        self.knobsteps = Knobs(**_placed(state["knobs"], device))
+        if len(self.knobsteps.t) != len(self._coordinates):
+            raise ValueError("it tunes other knobs")
+        self._state = _placed(state["method"], device)
         self._view.sum = state["sum"]
         self._size, self._residual = state["size"], state["residual"]
         self._resting = state["resting"]
+
+
+def _placed(state: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in state.items()}

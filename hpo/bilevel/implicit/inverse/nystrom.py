@@ -45,6 +45,8 @@ def sketch(matrix: Operator, like: Tensor, rank: int, shift: float, seed: int = 
     nudge = torch.finfo(like.dtype).eps * float(image.norm())
     image = image + nudge * basis
     core = basis.t() @ image
+    if not bool(torch.isfinite(core).all()):  # the factorizations below would raise
+        return Sketch(basis[:, :1], core.new_full((1,), torch.nan), shift)
     values, vectors = torch.linalg.eigh((core + core.t()) / 2)
     keep = values > 10 * nudge
     if not bool(keep.any()):

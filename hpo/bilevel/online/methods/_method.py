@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from hpo.bilevel.online.view import View
@@ -26,6 +27,12 @@ class Found:
     state: State = field(default_factory=dict)
     slope: Tensor | None = None
     residual: float = float("nan")
+
+    @property
+    def lasting(self) -> State:
+        """The state to go on from: nothing after a gradient that is no number, since what led to it
+        would spoil every later one."""
+        return self.state if bool(torch.isfinite(self.gradient).all()) else {}
 
 
 class Method(Protocol):

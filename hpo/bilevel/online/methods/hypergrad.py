@@ -7,6 +7,7 @@ Yamada (AISTATS 2023) for `nystrom`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,9 +41,11 @@ class Hypergrad:
         outer, direct = view.outer(view.x, t)
         matrix = Scaled(view, curved)
         b = matrix.root * outer
+        size = float(b.norm())
+        if not math.isfinite(size):
+            return Found(torch.full_like(direct, torch.nan))
         solved, known = self._solved(view, matrix, b, state)
         q = matrix.root * solved.q
-        size = float(b.norm())
         return Found(
             direct - curved.cross(q),
             {**known, "q": solved.q},

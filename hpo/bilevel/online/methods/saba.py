@@ -52,7 +52,7 @@ class Saba:
             for name in names:
                 table = state[name]
                 change = len(parts) * weights[k] * (now[name] - table[k])
-                means[name] = change + torch.tensordot(weights, table, dims=1)
+                means[name] = change + torch.tensordot(weights.to(table), table, dims=1)
                 known[name] = table.clone()
                 known[name][k] = now[name]
         steep = max(steep, 0.99 * float(state["steepest"]))
