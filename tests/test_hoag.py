@@ -55,7 +55,7 @@ def test_every_schedule_comes_to_the_minimum(tolerances: Any, lift: float) -> No
     problem.lift = lift
     flat, states = chain_of(problem, Descent(400, tolerances))
     point = flat.coordinates.point(states[-1].here.t)
-    assert point["a"] == pytest.approx(2.718281828, rel=1e-2)
+    assert point["a"] == pytest.approx(2.718281828, rel=3e-2)
     assert point["b"] == pytest.approx(0.3, abs=1e-2)
 
 

@@ -137,7 +137,7 @@ class _Trial:
         assert self._path is not None
         try:
             checkpoints.require_same(self._path, content["trial"], self._identity)
-            self._state = unpacked(self._way.state, content["state"])
+            self._state = unpacked(self._way.state, content["state"], self._start.device)
             here = self._state.here
             self._flat.work = Work(**content["work"])
             self._seconds = content["seconds"]

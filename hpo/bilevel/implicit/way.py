@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, get_origin, get_type_hints
 
+import torch
 from torch import Tensor
 
 from hpo.bilevel.implicit.evaluation import Evaluation
@@ -41,15 +42,20 @@ def packed(record: Any) -> dict[str, Any]:
     return {f.name: plain(getattr(record, f.name)) for f in fields(record)}
 
 
-def unpacked(kind: type, data: Mapping[str, Any]) -> Any:
-    """What `packed` was made from. TypeError if the data are not those of this kind."""
+def unpacked(kind: type, data: Mapping[str, Any], device: torch.device) -> Any:
+    """What `packed` was made from, on a device but for the states of generators. TypeError if the
+    data are not those of this kind."""
     hints = get_type_hints(kind)
 
     def whole(hint: Any, value: Any) -> Any:
         if is_dataclass(hint) and isinstance(hint, type):
-            return unpacked(hint, value)
+            return unpacked(hint, value, device)
         if get_origin(hint) is tuple or isinstance(value, list):
             return tuple(whole(None, one) for one in value)
+        if isinstance(value, Mapping):
+            return {name: whole(None, one) for name, one in value.items()}
+        if isinstance(value, Tensor) and value.dtype != torch.uint8:
+            return value.to(device)
         return value
 
     return kind(**{name: whole(hints.get(name), value) for name, value in data.items()})

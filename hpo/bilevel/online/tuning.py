@@ -65,7 +65,8 @@ class OnlineTuning:
         )
         self._every = self._pace.every or self._method.every
         steps = int(run.training.steps * max(0.0, 1 - self._pace.warmup - self._pace.settle))
-        self._rate = rate_of(self._pace.path, steps // self._every)
+        self._moves = steps // self._every
+        self._rate = rate_of(self._pace.path, self._moves)
 
     def knobs(self, progress: float, rows: int) -> Mapping[str, Any]:
         return self.point(progress)
@@ -76,11 +77,12 @@ class OnlineTuning:
             return
         t = self.knobsteps.t
         due = progress >= self._pace.warmup and run.step % self._every == 0
-        with beside(run):
-            self._view.draw()
-            self._state = self._method.learn(self._view, t, self._state)
-            if due:
-                self._follow(self._method.gradient(self._view, t, self._state))
+        if due or self._method.follows:
+            with beside(run):
+                self._view.draw()
+                self._state = self._method.learn(self._view, t, self._state)
+                if due:
+                    self._follow(self._method.gradient(self._view, t, self._state))
         self._resting = progress >= 1 - self._pace.settle
 
     def _follow(self, found: Found) -> None:
@@ -103,6 +105,12 @@ class OnlineTuning:
         if self.knobsteps.refused:
             found["hypergradient/refused"] = float(self.knobsteps.refused)
         return found
+
+    def notes(self) -> list[str]:
+        """What is wrong, in plain words."""
+        if self._moves:
+            return []
+        return [f"no knob moves: the run is shorter than {self._every} steps (every)"]
 
     def state_dict(self) -> dict[str, Any]:
         return {

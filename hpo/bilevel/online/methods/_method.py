@@ -37,13 +37,17 @@ class Found:
 
 class Method(Protocol):
     """every: training steps for each step of the knobs, unless the user says. simultaneous: the
-    parameters of a bilevel problem take the step that comes with the gradient, and no other."""
+    parameters of a bilevel problem take the step that comes with the gradient, and no other.
+    follows: it learns at every training step, and not only where the knobs take one."""
 
     @property
     def every(self) -> int: ...
 
     @property
     def simultaneous(self) -> bool: ...
+
+    @property
+    def follows(self) -> bool: ...
 
     def learn(self, view: View, t: Tensor, state: State) -> State:
         """What it remembers after a training step, on the rows that were trained on."""

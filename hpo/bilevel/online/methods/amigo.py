@@ -20,6 +20,7 @@ from hpo.bilevel.online.view import View
 class Amigo:
     every: int = 10
     simultaneous: bool = False
+    follows: bool = True
 
     def learn(self, view: View, t: Tensor, state: State) -> State:
         """A gradient step on q'Hq / 2 - b'q."""

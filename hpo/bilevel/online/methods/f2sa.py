@@ -29,6 +29,7 @@ class F2sa:
     leak: float = 0.02
     every: int = 10
     simultaneous: bool = False
+    follows: bool = True
 
     def learn(self, view: View, t: Tensor, state: State) -> State:
         """Steps y - x by what sets the slopes at the two apart: the same rows, the same draws."""

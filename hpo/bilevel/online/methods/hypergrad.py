@@ -32,6 +32,7 @@ class Hypergrad:
     products: int = 5
     every: int = 10
     simultaneous: bool = False
+    follows: bool = False
 
     def learn(self, view: View, t: Tensor, state: State) -> State:
         return state

@@ -28,6 +28,7 @@ class Saba:
     batch: int = 64
     every: int = 1
     simultaneous: bool = True
+    follows: bool = False
 
     def learn(self, view: RowsView, t: Tensor, state: State) -> State:
         return state

@@ -20,6 +20,7 @@ from hpo.bilevel.online.view import View
 class Soba:
     every: int = 1
     simultaneous: bool = True
+    follows: bool = False
 
     def learn(self, view: View, t: Tensor, state: State) -> State:
         return state
