@@ -91,11 +91,11 @@ def _ours(steps: int, chains: int) -> tuple[dict[str, list[float]], int]:
 def _chain(problem: Problem, steps: int) -> list[Measurement]:
     """So many measurements like the first that MAID makes, their strengths drawn: what they cost to
     keep does not depend on what they are."""
-    from hpo.bilevel.implicit.maid import Descent
+    from hpo.bilevel.implicit.maid import Descent, way
     from hpo.bilevel.implicit.measuring import descended
 
     space, rng = problem.space, random.Random(0)
-    first = next(descended(problem.target, space, space.start, 0, Descent(), 1, None))
+    first = next(descended(problem.target, space, space.start, 0, way(Descent()), 1, None))
     low, high = (math.log(bound) for bound in (space["l2"].low, space["l2"].high))
     drawn = ([math.exp(rng.uniform(low, high)) for _ in range(640)] for _ in range(steps))
     return [
