@@ -40,6 +40,8 @@ def linted(problem: Problem) -> Problem:
         if isinstance(domain, Choice | Int):
             kind = "choice" if isinstance(domain, Choice) else "whole number"
             notes.append(f"knob {name} is a {kind}: {left}")
+    if getattr(options, "certified", False) and not _bounded(problem):
+        notes.append("errors are estimates: bounds need mu and outer_smoothness of the problem")
     looked = replace(
         problem,
         idle=problem.idle | {*found.idle},
@@ -54,6 +56,10 @@ def linted(problem: Problem) -> Problem:
             path=("space",),
         )
     return looked
+
+
+def _bounded(problem: Problem) -> bool:
+    return all(callable(getattr(problem.target, n, None)) for n in ("mu", "outer_smoothness"))
 
 
 def _findings(problem: Problem, sampler: Sampler) -> Findings:

@@ -142,8 +142,9 @@ def _black_box(spec: StudySpec, target: Any) -> Problem:
             path=("objective",),
         )
     else:
-        space = _space(spec, {**_needed_regularizer_knobs(spec, known), **known}, free=True)
-    fixed_domains, fixed = _fixed(spec, known, space, free=True)
+        usual = {} if is_bilevel(target) else _needed_regularizer_knobs(spec, known)
+        space = _space(spec, {**usual, **known}, free=not is_bilevel(target))
+    fixed_domains, fixed = _fixed(spec, known, space, free=not is_bilevel(target))
     return Problem(spec, target, False, space, fixed_domains, fixed, {}, None)
 
 

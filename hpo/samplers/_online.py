@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OnlineOptions(InRunOptions):
-    __doc__ = f"""every: training steps for each step of the knobs. path: how often a knob can
-    travel its range in a run.
+    __doc__ = f"""every: training steps for each step of the knobs; on a bilevel problem soba and
+    saba take one of each. path: how often a knob can travel its range in a run.
     warmup: the share of a network's training before the first step of the knobs; settle: after the
     last. iterations: steps of the knobs on a bilevel problem; batch: rows that a training step of
     one sees, where it has rows.
@@ -60,7 +60,8 @@ def online(
     def tune(start: Start, given: Any) -> Tuner:
         from hpo.bilevel.online.tuning import OnlineTuning, Pace
 
-        pace = Pace(given.every, given.warmup, given.settle, given.path)
+        curvature: Any = getattr(given, "curvature", "gauss_newton")
+        pace = Pace(given.every, given.warmup, given.settle, given.path, curvature)
         return OnlineTuning(start.tunable, start.regularizers, start.point, method(given), pace)
 
     def descend(

@@ -19,11 +19,13 @@ from hpo.samplers._options import option
 class Options(OnlineOptions):
     __doc__ = f"""inverse: how the linear system is solved: conjugate gradients, a Neumann series, a
     low-rank sketch, or not at all. products: Hessian products for each step of the knobs; the rank
-    of the sketch.
+    of the sketch, which must be that of the Hessian. curvature: of a network; its Hessian may be
+    indefinite, where the Gauss-Newton matrix is not.
     {OnlineOptions.__doc__}"""
 
     inverse: Literal["cg", "neumann", "nystrom", "identity"] = "cg"
     products: int = option(5, at_least=1)
+    curvature: Literal["gauss_newton", "hessian"] = "gauss_newton"
 
 
 def _method(options: Any) -> Any:

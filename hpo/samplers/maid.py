@@ -40,7 +40,7 @@ class Options(InRunOptions):
     iterations: int = option(50, at_least=1)
     first: float = option(0.5, above=0)
     longest: float = option(3.0, above=0)
-    accuracy: float = option(0.1, above=0)
+    accuracy: float = option(0.1, above=0, at_most=0.1)
     certified: bool = False
     patience: int = option(5, at_least=1)
     lower: Literal["auto", "lbfgs", "newton", "accelerated", "adam"] = "auto"

@@ -32,7 +32,7 @@ class BilevelProblem(Protocol):
     outer_smoothness(h)  the largest eigenvalue that the Hessian of the outer loss in x can have;
                     such proofs need it too
     prox(x, h, s)   argmin over y of r(y, h) + |y - x|^2 / (2 s): the inner problem is then to
-                    minimize inner_loss + r
+                    minimize inner_loss + r; r must be a sum over single parameters, as L1 is
     selection_loss(x, h), final_metric(x, h)
                     a loss on rows kept apart for choosing among trials, and named numbers that
                     are shown beside the losses (PSNR, an error rate)

@@ -83,13 +83,6 @@ class Coordinates:
         """The nearest vector in the box."""
         return t.clamp(min=0).minimum(self.spans)
 
-    def names(self) -> list[str]:
-        """What each number is called: `l2`, or `l2[3]`."""
-        found: list[str] = []
-        for name, domain in self._floats.items():
-            found += [name] if domain.size is None else [f"{name}[{k}]" for k in range(domain.size)]
-        return found
-
 
 def _scale(domain: Float) -> str:
     return "log" if domain.scale == "log+0" else domain.scale

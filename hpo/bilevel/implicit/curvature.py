@@ -52,17 +52,3 @@ class Curvature:
             self._graph, self.t, q, retain_graph=True, allow_unused=True, materialize_grads=True
         )
         return found
-
-    def both(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        """Hessian times q and `cross` of q, for little more than one of them."""
-        self._work.products += 1
-        self._work.crosses += 1
-        in_x, in_t = torch.autograd.grad(
-            self._graph,
-            (self.x, self.t),
-            q,
-            retain_graph=True,
-            allow_unused=True,
-            materialize_grads=True,
-        )
-        return in_x, in_t

@@ -54,9 +54,6 @@ class GaussNewton(Curvature):
         self._work.products += len(vs)
         return self._applied(vs, batched=True)
 
-    def both(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        return self.product(q), self.cross(q)
-
     def _applied(self, v: Tensor, batched: bool) -> Tensor:
         ahead = _times(self._back, self._any, v, batched)
         bent = _times(self._loss_slope, self._at, ahead, batched)

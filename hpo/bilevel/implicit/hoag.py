@@ -21,7 +21,6 @@ from hpo.bilevel.implicit.way import Way
 Tolerances = Literal["quadratic", "cubic", "exponential", "exact"]
 _FLOOR = 1e-12
 _LONGER, _WORSE, _SHARE = 0.95, 0.2, 0.25
-_FLAT = 1e-3  # a first gradient below it says nothing of a good step
 _STILL = 1e-6  # units: knobs that move no more
 
 
@@ -74,7 +73,7 @@ def begin(problem: Bilevel, t: Tensor, descent: Descent) -> Chain:
     if not here.finite:
         raise not_finite()
     steep = float(gradient.norm())
-    return Chain(here, steep / math.sqrt(len(t)) if steep > _FLAT else 1.0, size)
+    return Chain(here, steep / math.sqrt(len(t)) if steep > 0 else 1.0, size)
 
 
 def advance(problem: Bilevel, state: Chain, descent: Descent) -> Chain:

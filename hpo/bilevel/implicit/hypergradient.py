@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -82,16 +83,33 @@ def hypergradient(
     """
     import torch
 
+    from hpo.bilevel.implicit.evaluation import not_finite
     from hpo.bilevel.implicit.methods._estimate import Request
     from hpo.bilevel.implicit.problem import Bilevel
 
     estimate = _method(method, options)
-    point = {name: domain.start_value() for name, domain in problem.space.items()}
-    flat = Bilevel(problem, {**point, **dict(knobs or {})}, seed=seed)
-    t = flat.coordinates.of({**point, **dict(knobs or {})})
+    if not 0 < tolerance < 1:
+        raise HpoError(
+            f"tolerance is {tolerance:g}",
+            hint="it is a share of where the solvers begin: above 0 and below 1",
+            code="bad-option",
+            path=("tolerance",),
+        )
+    point = _point(problem, knobs or {})
+    flat = Bilevel(problem, point, seed=seed)
+    t = flat.coordinates.of(point)
     start = flat.start if params is None else flat.flat(params)
     first = float(flat.gradient(flat.start, t)[1].norm())
+    if not math.isfinite(first):
+        raise not_finite()
     found = estimate(Request(flat, t, start, tolerance, first))
+    left = float(found.slope.norm())
+    if left > 2 * first:
+        raise HpoError(
+            f"the inner steps lead away: the gradient is {left:.2g}, from {first:.2g} at the start",
+            hint="a shorter step, or method='cg', whose solver chooses its own",
+            code="not-solved",
+        )
     if not bool(torch.isfinite(found.gradient).all()):
         raise HpoError(
             f"the hypergradient is not finite (method {method})",
@@ -101,7 +119,7 @@ def hypergradient(
     certificate = Certificate(
         value_error=found.error,
         certified=found.certified,
-        slope=float(found.slope.norm()),
+        slope=left,
         first_slope=first,
         linear_residual=found.linear_residual,
         damping=found.damping,
@@ -114,7 +132,46 @@ def hypergradient(
     return found.value, flat.coordinates.slopes(t, found.gradient), certificate
 
 
-_INSIDE = {"start", "enough"}  # what solvers are told from inside, not by a caller
+def _point(problem: BilevelProblem, knobs: Point) -> dict[str, Any]:
+    """The start values with these in their place. HpoError for a problem without a space, a knob
+    that it does not have, or a value that is not in its range."""
+    from objectives.training.bilevel import METHODS, is_bilevel
+    from search_spaces.domains import Float
+    from search_spaces.plugins import unknown
+
+    if isinstance(problem, type) or not is_bilevel(problem) or not hasattr(problem, "space"):
+        what = problem.__name__ if isinstance(problem, type) else type(problem).__name__
+        raise HpoError(
+            f"{what} is no bilevel problem",
+            hint=f"give an object with space, {', '.join(METHODS)}",
+            code="bad-problem",
+        )
+    point: dict[str, Any] = {n: domain.start_value() for n, domain in problem.space.items()}
+    for name, value in knobs.items():
+        if name not in point:
+            known = f"its knobs: {', '.join(point)}"
+            raise unknown("knob", name, point, hint=known, path=(name,))
+        domain = problem.space[name]
+        given: Any = value
+        given = given.tolist() if hasattr(given, "tolist") else given
+        plain: Any = tuple(given) if isinstance(given, list) else given
+        numbers = plain if isinstance(plain, tuple) else (plain,)
+        inside = domain.contains(plain)
+        if inside and isinstance(domain, Float):
+            inside = all(isinstance(one, float | int) and one >= domain.smallest for one in numbers)
+        if not inside:
+            raise HpoError(
+                f"knob {name} is {str(plain)[:60]}, which is not in its range",
+                hint=f"it is a {domain}"[:200],
+                code="outside",
+                found=str(plain)[:60],
+                path=(name,),
+            )
+        point[name] = plain
+    return point
+
+
+_INSIDE = {"start", "enough", "truncated"}  # what solvers are told from inside, not by a caller
 
 
 def _method(name: str, options: Mapping[str, Any]) -> Callable[..., Estimate]:

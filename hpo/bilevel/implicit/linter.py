@@ -78,6 +78,7 @@ def lint(
     with torch.random.fork_rng(devices=[]):
         flat = _begun(problem, domains, point, seed)
         t = flat.coordinates.of(point)
+        _refuse_false_rows(flat, t)
         nearby = Dice(flat).near(flat.start)
         first = _refuse_chance_in_losses(flat, t, (flat.start, nearby))
         elsewhere = [(nearby, t) for t in Dice(flat).spread()]
@@ -95,6 +96,24 @@ def lint(
             idle |= contradicted_knobs(flat, here, steps, [n for n in names if n not in idle])
     notes = (_CURVED,) if here.damping > 0 else ()
     return Findings({name: idle[name] for name in names if name in idle}, notes, flat.work)
+
+
+def _refuse_false_rows(flat: Bilevel, t: Tensor) -> None:
+    """Raises HpoError where `row_counts` and the losses do not agree."""
+    for which, count in (flat.row_counts or {}).items():
+        loss = {"inner": flat.inner, "outer": flat.outer}[which]
+        rows = torch.arange(count, device=flat.start.device)
+        with torch.no_grad():
+            whole = float(loss(flat.start, t))
+            halves = [(part, float(loss(flat.start, t, part))) for part in rows.tensor_split(2)]
+        mean = sum(len(part) * value for part, value in halves) / count
+        if not abs(mean - whole) <= 1e-3 * (abs(whole) + abs(mean)) + 1e-6:
+            raise HpoError(
+                f"{which}_loss is {whole:.6g} on all {count} rows and {mean:.6g} in the mean of two"
+                " halves",
+                hint="with row_counts a loss takes rows= and gives the mean over those rows",
+                code="bad-rows",
+            )
 
 
 def _begun(

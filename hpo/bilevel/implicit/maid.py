@@ -37,14 +37,14 @@ class Descent:
     """How MAID goes down. iterations: accepted steps at most. first: the longest step of a knob at
     the beginning, in units of its coordinate (a factor of e); longest: ever. accuracy: the first
     inner solve leaves at most this share of the first inner gradient; 0.1 at most. gain: the chain
-    ends after three steps each of which has lowered F by less than this share of it.
+    ends after three steps each of which was less than this share of the whole descent.
     """
 
     iterations: int = 50
     first: float = 0.5
     longest: float = 3.0
     accuracy: float = 0.1
-    gain: float = 1e-3
+    gain: float = 1e-4
     rules: Rules = field(default_factory=Rules)
 
 
@@ -52,19 +52,20 @@ class Descent:
 class Chain:
     """Where a chain is: all that decides how it goes on.
 
-    pairs: (step, change of gradient) of the last accepted steps. square: the running mean square of
+    begun: the value at the first point. pairs: (step, change of gradient) of the last accepted
+    steps. square: the running mean square of
     the gradient (m,). radius: the longest step of a coordinate that is trusted. floor: an inner
     gradient below it is rounding. small: how many steps running have gained too little. ended: why
     it is over, or nothing.
     """
 
     here: Evaluation
+    begun: float
     pairs: tuple[tuple[Tensor, Tensor], ...]
     square: Tensor
     radius: float
     floor: float
     iteration: int = 0
-    evaluations: int = 1
     small: int = 0
     ended: str = ""
 
@@ -86,7 +87,7 @@ def begin(problem: Bilevel, t: Tensor, descent: Descent) -> Chain:
     if not here.finite:
         raise not_finite()
     square = here.gradient**2
-    return Chain(here, (), square, descent.first, _LEAST * max(slope, 1e-300))
+    return Chain(here, here.value, (), square, descent.first, _LEAST * max(slope, 1e-300))
 
 
 def chain(problem: Bilevel, start: Chain, descent: Descent) -> Iterator[Chain]:
@@ -126,7 +127,6 @@ class _Attempt:
     found: Evaluation | None = None
     predicted: float = 0.0
     tries: int = 0
-    evaluations: int = 0
 
 
 def _direction(slope: Tensor, square: Tensor, known: Any) -> Tensor:
@@ -160,7 +160,6 @@ def _search(
         if not predicted > 1e-15 * abs(here.value):
             return attempt
         new = _evaluated(problem, t, warm, state, descent, _SHARE * predicted)
-        attempt.evaluations += 1
         for _ in range(_REFINEMENTS):
             if not new.finite or _certain(attempt.here, new, predicted):
                 break
@@ -170,7 +169,6 @@ def _search(
                 new = _sharper(problem, new, state, descent)
             else:
                 attempt.here = _sharper(problem, attempt.here, state, descent)
-            attempt.evaluations += 1
         if new.finite and _certain(attempt.here, new, predicted):
             attempt.found = new
             return attempt
@@ -222,7 +220,7 @@ def _accepted(state: Chain, attempt: _Attempt, square: Tensor, descent: Descent)
         radius = min(descent.longest, 2 * radius)
     elif attempt.tries > 0 or ratio < _POOR:
         radius = max(1e-3, min(radius, 1.5 * size))
-    gained = here.value - found.value >= descent.gain * abs(here.value)
+    gained = here.value - found.value >= descent.gain * (state.begun - found.value)
     small = 0 if gained else state.small + 1
     known = (*state.pairs, (step, found.gradient - here.gradient))[-_MEMORY:]
     return replace(
@@ -232,7 +230,6 @@ def _accepted(state: Chain, attempt: _Attempt, square: Tensor, descent: Descent)
         square=square,
         radius=radius,
         iteration=state.iteration + 1,
-        evaluations=state.evaluations + attempt.evaluations,
         small=small,
         ended="the last steps have gained next to nothing" if small == _IDLE else "",
     )
@@ -240,7 +237,6 @@ def _accepted(state: Chain, attempt: _Attempt, square: Tensor, descent: Descent)
 
 def _stuck(problem: Bilevel, state: Chain, descent: Descent, attempt: _Attempt) -> Chain:
     """No step was good: without what is remembered, then from a sharper point, then it is over."""
-    state = replace(state, evaluations=state.evaluations + attempt.evaluations)
     if state.pairs:
         return advance(problem, replace(state, pairs=()), descent)
     here = state.here

@@ -83,7 +83,8 @@ class _Trial:
             "objective": getattr(flat.problem, "name", type(flat.problem).__name__),
             "seed": seed,
             "knobs": [*flat.coordinates.slices],
-            "method": way.state.__module__.rpartition(".")[2],
+            "method": repr(way.how),
+            "start": flat.coordinates.of(point).tolist(),
         }
         self._saver = checkpoints.Saver(checkpoint, None)
         self._start = flat.coordinates.of(point)

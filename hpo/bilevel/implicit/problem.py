@@ -87,7 +87,16 @@ class Bilevel:
 
     def flat(self, params: Any) -> Tensor:
         """The vector x (n,) that holds these parameters."""
-        tensors = [params] if isinstance(params, Tensor) else [params[n] for n in self._shapes]
+        given = {"": params} if isinstance(params, Tensor) else dict(params)
+        found = {name: getattr(one, "shape", None) for name, one in given.items()}
+        if found != self._shapes:
+            raise HpoError(
+                f"params are {_told(found)}, and the problem's are {_told(self._shapes)}",
+                hint="give what init_params gives, or what a certificate holds",
+                code="bad-params",
+                path=("params",),
+            )
+        tensors = [given[name].to(self.start) for name in self._shapes]
         return self._joined(tensors).detach().clone()
 
     def params(self, x: Tensor) -> Any:
@@ -167,6 +176,10 @@ class Bilevel:
 
     def _joined(self, tensors: list[Tensor]) -> Tensor:
         return torch.cat([one.reshape(self.problems, -1) for one in tensors], dim=1).flatten()
+
+
+def _told(shapes: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {tuple(shape or ())}".strip() for name, shape in shapes.items())
 
 
 def _shapes(params: Any) -> dict[str, torch.Size]:

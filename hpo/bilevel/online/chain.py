@@ -22,15 +22,15 @@ _FIRST = 12  # iterations of the first estimate of the curvature
 _NEAR = 0.05  # units that a knob can move until the curvature is looked at again
 _CAUTION = 1.2
 _WARMUP = 0.05
-_SOLVED = 1e-6  # of the first inner gradient, left at the point that is reported
+_SOLVED = 1e-5  # of the first inner gradient, left where the outer loss is looked at
 
 
 @dataclass(frozen=True)
 class Training:
     """How a problem is trained. method: the way to the hypergradient. iterations: steps of the
     knobs; every: steps of the parameters for each, unless the method's own. batch: rows a step
-    looks at. path: how often a knob can travel its range. looks:
-    measurements in between.
+    looks at. path: how often a knob can travel its range. looks: measurements in
+    between.
     """
 
     method: Method
@@ -46,14 +46,15 @@ class Training:
 class Chain:
     """Where such a training is: all that decides how it goes on.
 
-    here: what is known of the outer loss; its x and t are those of the moment. velocity: of the
-    parameters. state: what the method remembers. sum: of the learning rates so far. steep, along:
-    the greatest curvature seen, and its direction, where the knobs were at `looked`. first: the
-    size of the first inner gradient. taken: steps of the parameters.
+    here: the outer loss at the knobs of the moment, the inner problem solved for the purpose. x,
+    velocity: of the parameters in training. state: what the method remembers. sum: of the learning
+    rates so far. steep, along: the greatest curvature seen, and its direction, where the knobs were
+    at `looked`. first: the size of the first inner gradient. taken: steps of the parameters.
     """
 
     here: Evaluation
     knobs: Knobs
+    x: Tensor
     velocity: Tensor
     state: Mapping[str, Tensor] = field(default_factory=dict)
     sum: float = 0.0
@@ -85,41 +86,40 @@ def begin(problem: Bilevel, t: Tensor, training: Training) -> Chain:
     steep, along = steepness(_view(problem, x, training), t, u, _FIRST)
     slope = problem.gradient(x, t)[1]
     first = float(slope.norm())
-    here = _seen(problem, t, x, torch.zeros_like(t), float("nan"))
+    here = _seen(problem, t, x, _SOLVED * first, torch.zeros_like(t), float("nan"))
     if not (math.isfinite(first) and math.isfinite(here.value) and steep > 0):
         raise HpoError(
             "the inner loss or its gradient is not finite, or flat, at the start",
             hint="start from stronger regularization, or scale the data",
             code="not-finite",
         )
-    return Chain(here, Knobs.at(t), torch.zeros_like(x), {}, 0.0, steep, along, t, first)
+    return Chain(here, Knobs.at(t), x, torch.zeros_like(x), {}, 0.0, steep, along, t, first)
 
 
 def advance(problem: Bilevel, chain: Chain, training: Training) -> Chain:
     """The training after the stretch to its next measurement."""
     stretch = max(1, training.iterations // training.looks)
-    view = _view(problem, chain.here.x, training)
+    view = _view(problem, chain.x, training)
     view.sum = chain.sum
     gradient, residual = chain.here.gradient, chain.here.linear_residual
     for _ in range(min(stretch, training.iterations - chain.iteration)):
         chain, gradient, residual = _step(view, chain, training)
-    here = _seen(problem, chain.knobs.t, view.x, gradient, residual)
-    if not math.isfinite(here.value):
+    here = _seen(problem, chain.knobs.t, view.x, _SOLVED * chain.first, gradient, residual)
+    if not (math.isfinite(here.value) and bool(torch.isfinite(view.x).all())):
         raise HpoError(
-            "training diverged: the outer loss is not finite",
+            "training diverged: parameters or the outer loss are not finite",
             hint="use sampler maid, which solves the inner problem with a line search",
             code="not-finite",
         )
     ended = "iterations" if chain.iteration >= training.iterations else ""
-    return replace(chain, here=here, sum=view.sum, ended=ended)
+    return replace(chain, here=here, x=view.x, sum=view.sum, ended=ended)
 
 
 def certified(problem: Bilevel, chain: Chain, training: Training) -> Evaluation:
-    """The outer loss at the last knobs with the inner problem solved; no second derivative is
-    needed for that."""
-    t = chain.knobs.t
-    solved = solvers.minimize(problem, t, chain.here.x, _SOLVED * chain.first)
-    return _seen(problem, t, solved.x, chain.here.gradient, chain.here.linear_residual)
+    """The outer loss at the last knobs, the inner problem solved a hundred times more exactly."""
+    here = chain.here
+    wanted = _SOLVED / 100 * chain.first
+    return _seen(problem, here.t, here.x, wanted, here.gradient, here.linear_residual)
 
 
 def _step(view: RowsView, chain: Chain, training: Training) -> tuple[Chain, Tensor, float]:
@@ -163,12 +163,15 @@ def _view(problem: Bilevel, x: Tensor, training: Training) -> RowsView:
     return RowsView(problem, x, training.batch, training.seed)
 
 
-def _seen(problem: Bilevel, t: Tensor, x: Tensor, gradient: Tensor, residual: float) -> Evaluation:
-    """What is known where the parameters are: the outer loss there, no more and no less."""
-    value = problem.outer_value(x, t)
-    slope = problem.gradient(x, t)[1]
+def _seen(
+    problem: Bilevel, t: Tensor, x: Tensor, wanted: float, gradient: Tensor, residual: float
+) -> Evaluation:
+    """The outer loss at t with the inner problem solved from x, which takes no second derivative:
+    at the parameters in training it would not be that of the knobs."""
+    solved = solvers.minimize(problem, t, x, wanted)
+    value = problem.outer_value(solved.x, t)
     return Evaluation(
-        t=t.detach(), value=value, error=0.0, raw=value, gradient=gradient, x=x.detach(),
-        q=torch.zeros_like(x), pairs=(), slope=float(slope.norm()), linear_residual=residual,
-        damping=0.0, certified=False,
+        t=t.detach(), value=value, error=0.0, raw=value, gradient=gradient, x=solved.x,
+        q=torch.zeros_like(x), pairs=(), slope=float(solved.slope.norm()),
+        linear_residual=residual, damping=0.0, certified=False,
     )  # fmt: skip

@@ -83,8 +83,7 @@ class Saba:
             outer, direct = view.outer(view.x, t)
             return {"outer": outer, "direct": direct}
         curved = view.curved(t)
-        product, cross = curved.both(q)
-        return {"slope": curved.slope, "product": product, "cross": cross}
+        return {"slope": curved.slope, "product": curved.product(q), "cross": curved.cross(q)}
 
     def _blocks(self, view: RowsView, which: str) -> Sequence[Tensor | None]:
         """The rows of each block; one block of all there is where a problem tells of no rows."""
