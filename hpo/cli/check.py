@@ -169,6 +169,7 @@ def _knobs(problem: Problem) -> list[str]:
 
 
 def _plan(problem: Problem, measured: Probe | None) -> str:
+    from hpo import samplers
     from hpo.preparation import slots
     from hpo.wording import duration, plural
 
@@ -180,6 +181,9 @@ def _plan(problem: Problem, measured: Probe | None) -> str:
         return plan
     if measured.trial_seconds is not None:
         one = measured.trial_seconds * spec.seeds
+        if problem.is_bilevel and samplers.load(spec.sampler).in_run:
+            # What was timed solves one inner problem, a chain solves as many as it needs.
+            return f"{plan}, {duration(one)} for the start values alone, on {measured.device}"
         rounds = -(-spec.budget.trials // max(1, slots(spec).workers))
         plan += f", about {duration(one)} a trial, {duration(one * rounds)} in all"
     return f"{plan}, on {measured.device}, {measured.memory / 2**30:.1f} GiB a worker"
