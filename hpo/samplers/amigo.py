@@ -1,6 +1,6 @@
 """AmIGO: hypergradients whose linear system is followed by a gradient step at every training step.
 
-Arbel and Mairal (ICLR 2022). Smoother than `hypergrad`, at about five times the cost of training.
+Arbel and Mairal (ICLR 2022). Smoother than `hypergrad`, at six to seven times the cost of training.
 Do not use it for knobs that no loss has a derivative in: those are left to the sampler `propose`.
 """
 
