@@ -254,7 +254,7 @@ def methods(options: argparse.Namespace) -> Any:
         for steps in counts
     ]
     for penalty in (1e3, 1e4, 1e5):
-        given = {"method": "value_function", "penalty": penalty, "tolerance": 1e3 if few else 1e-4}
+        given = {"method": "value_function", "penalty": penalty, "tolerance": 0.9 if few else 1e-4}
         ways.append((f"value_function, penalty {penalty:g}", params, given))
     for tolerance in (1e-1,) if few else (1e-1, 1e-2, 1e-3):
         for curvature in ("hessian", "gauss_newton"):

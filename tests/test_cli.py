@@ -282,7 +282,7 @@ def test_the_examples_of_every_help_run(here: Path) -> None:
         elif command == "ui" and "--print-only" not in arguments:
             arguments.append("--print-only")
         elif command == "init":
-            arguments[1] += f"_{len(arguments)}"
+            arguments[1] += f"_{arguments[-1]}"
         elif command == "doctor" and "--mlruns" in arguments:
             arguments[arguments.index("--mlruns") + 1] = str(here / "data")
         ended = hpo(*arguments)
