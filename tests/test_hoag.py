@@ -48,6 +48,7 @@ def chain_of(problem: Any, descent: Descent) -> tuple[Bilevel, list[Chain]]:
     return flat, states
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lift", [0.0, -1.0])  # a loss below zero is as good as any
 @pytest.mark.parametrize("tolerances", SCHEDULES)
 def test_every_schedule_comes_to_the_minimum(tolerances: Any, lift: float) -> None:

@@ -448,6 +448,7 @@ def study(objective: str, **given: Any) -> hpo.Result:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
 def test_what_is_left_out_is_held_within_a_chain_and_proposed_between(

@@ -102,6 +102,7 @@ def test_a_minimum_on_the_edge_of_the_box_is_found() -> None:
     assert flat.coordinates.point(states[-1].here.t)["b"] == 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accuracy", [1e1, 1e-5])
 @pytest.mark.parametrize("first", [0.1, 1.0])
 def test_no_setting_keeps_it_from_going_down(accuracy: float, first: float) -> None:
@@ -109,6 +110,7 @@ def test_no_setting_keeps_it_from_going_down(accuracy: float, first: float) -> N
     assert true_value(flat, states[-1].here.t) < 0.6 * true_value(flat, states[0].here.t)
 
 
+@pytest.mark.slow
 def test_true_values_fall_and_lie_within_what_is_reported() -> None:
     flat, states = chain_of(small(), Descent(iterations=8))
     states = states[:-1]  # the last says only that it is over
@@ -167,6 +169,7 @@ def test_a_checkpoint_of_another_problem_is_refused(tmp_path: Path) -> None:
         next(descended(problem, problem.space, point, 0, way, 5, path))
 
 
+@pytest.mark.slow
 def test_losses_that_are_not_finite_are_a_backtrack_then_a_named_failure() -> None:
     class Cliff(Bowl):
         def outer_loss(self, x: torch.Tensor, h: Any) -> torch.Tensor:
@@ -221,6 +224,7 @@ def test_other_samplers_search_bilevel_problems_too(
     assert len({record.value for record in result.records}) > 1
 
 
+@pytest.mark.slow
 def test_hundreds_of_strengths_are_told_apart(tmp_path: Path) -> None:
     result = study(
         tmp_path,
@@ -293,6 +297,7 @@ def test_whole_numbers_and_choices_are_held_within_a_chain() -> None:
     assert flat.coordinates.point(states[-1].here.t)["power"] == 2
 
 
+@pytest.mark.slow
 def test_pictures_are_kept_beside_the_trial_and_in_mlflow(tmp_path: Path) -> None:
     pytest.importorskip("skimage")
     from mlflow.tracking import MlflowClient

@@ -126,6 +126,7 @@ def test_without_an_inverse_only_signs_are_right() -> None:
     assert relative(found, truth) > 1e-2
 
 
+@pytest.mark.slow
 def test_the_error_of_f2sa_falls_as_one_over_the_penalty() -> None:
     errors = []
     for penalty in (10.0, 100.0, 1000.0):
@@ -224,6 +225,7 @@ def test_directions_of_saba_are_unbiased_whatever_it_remembers() -> None:
     assert torch.allclose(gradient, view.outer(view.x, t)[1] - curved.cross(q))
 
 
+@pytest.mark.slow
 def test_saba_has_no_noise_at_convergence_where_soba_has() -> None:
     view, t, truth = at_optimum(batch=16)
     method, state = Saba(16), {}
@@ -294,6 +296,7 @@ def test_a_chain_killed_at_any_measurement_goes_on_to_the_bit(
         assert same(measurements(Rows(), training, path), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_comes_near_the_best_knobs(name: str) -> None:
     rounds = 2500 if METHODS[name].simultaneous else 200
@@ -461,6 +464,7 @@ def study(folder: Path, **given: Any) -> hpo.Result:
     return hpo.run(mlruns=folder, mlflow=False, quiet=True, workers=0, seed=0, **given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_tunes_ones_own_problem(sampler: str, mine: str, tmp_path: Path) -> None:
     few = {"iterations": 2000} if sampler in ("soba", "saba") else {}

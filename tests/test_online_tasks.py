@@ -335,6 +335,7 @@ class Line(Doubles):
         return ((model(batch.inputs) - batch.targets) ** 2).mean(1) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum"])
 @pytest.mark.parametrize("knob", ["l2", "weight_decay"])
 def test_hypergradients_are_those_of_training_anew(optimizer: str, knob: str) -> None:
@@ -702,6 +703,7 @@ def test_a_task_may_give_the_mean_of_its_losses_alone(name: str) -> None:
     assert numbers(tuned(Mean(), METHODS[name])) == numbers(tuned(Blobs(), METHODS[name]))
 
 
+@pytest.mark.slow
 def test_a_knob_that_helps_nobody_goes_down() -> None:
     """Much too strong a penalty falls, whoever says so; the validation loss falls with it."""
     start = {"l2": 1.0}

@@ -51,6 +51,7 @@ def network():
     return problem, point, optimum, {"l2": truth}, 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [ridge, logistic, quadratics, network])
 def test_enough_steps_give_the_gradient_of_f(case):
     problem, point, params, truth, steps = case()

@@ -37,6 +37,12 @@ from search_spaces.errors import HpoError
 from search_spaces.space import TOGETHER, SearchSpace
 
 NAMES = plugins.names("hpo.samplers")
+# Between runs, samplers that tune within them are one and the same: one is enough in a hurry.
+ALIKE = {
+    name: pytest.param(name, marks=pytest.mark.slow)
+    for name in NAMES
+    if samplers.load(name).in_run and name != "stn"
+}
 TRIALS = 16
 
 # From rich to plain: every sampler is tested on the first one that it does not refuse.
@@ -73,7 +79,7 @@ SPACES = (
 class TestOptunaSuites(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
     """The suites that Optuna ships for authors of samplers, with our default options."""
 
-    @pytest.fixture(params=NAMES)
+    @pytest.fixture(params=[ALIKE.get(name, name) for name in NAMES])
     def sampler(self, request: pytest.FixtureRequest) -> Callable[[], BaseSampler]:
         return lambda: samplers.optuna_sampler(request.param, seed=0)
 
