@@ -83,6 +83,11 @@ class Coordinates:
         """The nearest vector in the box."""
         return t.clamp(min=0).minimum(self.spans)
 
+    def projected(self, t: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient at t (m,) without what would lead out of the box."""
+        out = ((t <= 0) & (gradient > 0)) | ((t >= self.spans) & (gradient < 0))
+        return torch.where(out, torch.zeros_like(gradient), gradient)
+
 
 def _scale(domain: Float) -> str:
     return "log" if domain.scale == "log+0" else domain.scale

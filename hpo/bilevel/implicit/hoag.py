@@ -14,7 +14,6 @@ from typing import Literal
 from torch import Tensor
 
 from hpo.bilevel.implicit.evaluation import Evaluation, Rules, Warm, evaluate, not_finite
-from hpo.bilevel.implicit.maid import projected
 from hpo.bilevel.implicit.problem import Bilevel
 from hpo.bilevel.implicit.way import Way
 
@@ -81,7 +80,7 @@ def advance(problem: Bilevel, state: Chain, descent: Descent) -> Chain:
     if state.iteration >= descent.iterations:
         return replace(state, ended="iterations")
     here, k = state.here, state.iteration + 1
-    slope = projected(here.t, here.gradient, problem.coordinates.spans)
+    slope = problem.coordinates.projected(here.t, here.gradient)
     t = problem.coordinates.inside(here.t - slope / state.curvature)
     moved = float((t - here.t).norm())
     if float((t - here.t).abs().max()) < _STILL:

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from hpo.bilevel.implicit.evaluation import Evaluation, Rules, Warm, evaluate, not_finite
@@ -102,8 +101,8 @@ def advance(problem: Bilevel, state: Chain, descent: Descent) -> Chain:
     """The chain after one more step: a pure function of where it is."""
     if state.iteration >= descent.iterations:
         return replace(state, ended="iterations")
-    here, spans = state.here, problem.coordinates.spans
-    slope = projected(here.t, here.gradient, spans)
+    here = state.here
+    slope = problem.coordinates.projected(here.t, here.gradient)
     if not bool(slope.any()):
         return replace(state, ended="no knob can move downhill")
     square = _FADING * state.square + (1 - _FADING) * slope**2
@@ -252,9 +251,3 @@ def certified(problem: Bilevel, state: Chain, descent: Descent) -> Evaluation:
     rules = replace(descent.rules, relative=descent.rules.relative / 100)
     slope = max(state.here.slope / 100, state.floor)
     return evaluate(problem, state.here.t, state.here.warm, rules, slope=slope)
-
-
-def projected(t: Tensor, gradient: Tensor, spans: Tensor) -> Tensor:
-    """The gradient without what would lead out of the box."""
-    out = ((t <= 0) & (gradient > 0)) | ((t >= spans) & (gradient < 0))
-    return torch.where(out, torch.zeros_like(gradient), gradient)

@@ -79,15 +79,15 @@ class _Trial:
     ) -> None:
         self._flat, self._way, self._path = flat, way, checkpoint
         self._patience = patience
+        self._start = flat.coordinates.of(point)
         self._identity = {
             "objective": getattr(flat.problem, "name", type(flat.problem).__name__),
             "seed": seed,
             "knobs": [*flat.coordinates.slices],
             "method": repr(way.how),
-            "start": flat.coordinates.of(point).tolist(),
+            "start": self._start.tolist(),
         }
         self._saver = checkpoints.Saver(checkpoint, None)
-        self._start = flat.coordinates.of(point)
         self._state: Any = None
         self._seconds = 0.0
         self.history: list[Measurement] = []

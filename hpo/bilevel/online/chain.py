@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hpo.bilevel.implicit.evaluation import Evaluation
+from hpo.bilevel.implicit.inverse.power import drawn
 from hpo.bilevel.implicit.lower import solvers
 from hpo.bilevel.implicit.problem import Bilevel
 from hpo.bilevel.implicit.way import Way
@@ -81,9 +82,7 @@ def begin(problem: Bilevel, t: Tensor, training: Training) -> Chain:
             path=("sampler",),
         )
     x = problem.start
-    rng = torch.Generator(x.device).manual_seed(0)
-    u = torch.randn(x.shape, generator=rng, dtype=x.dtype, device=x.device)
-    steep, along = steepness(_view(problem, x, training), t, u, _FIRST)
+    steep, along = steepness(_view(problem, x, training), t, drawn(x), _FIRST)
     slope = problem.gradient(x, t)[1]
     first = float(slope.norm())
     here = _seen(problem, t, x, _SOLVED * first, torch.zeros_like(t), float("nan"))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hpo.bilevel.implicit.curvature import Curvature
+from hpo.bilevel.implicit.inverse.power import iterated
 from hpo.bilevel.implicit.problem import Bilevel
 from objectives.training.randomness import derived_seed
 
@@ -75,12 +76,7 @@ def steepness(view: RowsView, t: Tensor, u: Tensor, times: int) -> tuple[float, 
     fine = torch.finfo(view.x.dtype).eps ** 0.5
     reach = fine * (1 + float(view.x.norm())) / math.sqrt(len(view.x))
     here = view.inner(view.x, t)[0]
-    size = 0.0
-    for _ in range(times):
-        u = u / u.norm().clamp(min=1e-30)
-        u = (view.inner(view.x + reach * u, t)[0] - here) / reach
-        size = float(u.norm())
-    return size, u
+    return iterated(lambda v: (view.inner(view.x + reach * v, t)[0] - here) / reach, u, times)
 
 
 def _slopes(loss: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

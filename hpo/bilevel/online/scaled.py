@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import torch
 from torch import Tensor
 
-from hpo.bilevel.online.view import Curved, View
+from hpo.bilevel.implicit.inverse.power import drawn, iterated
+from hpo.bilevel.online.view import Curved, State, View
 
 _FIRST, _CAUTION = 8, 1.1
-
-State = Mapping[str, Tensor]
 
 
 class Scaled:
@@ -33,11 +29,6 @@ def steepest(matrix: Scaled, known: State) -> tuple[float, dict[str, Tensor]]:
     """The greatest eigenvalue, approached from below by a product at each call, with a tenth added;
     and what the next call must know."""
     u = known.get("steep")
-    if u is None:
-        rng = torch.Generator(matrix.root.device).manual_seed(0)
-        u = torch.randn(matrix.root.shape, generator=rng, dtype=matrix.root.dtype,
-                        device=matrix.root.device)  # fmt: skip
-        for _ in range(_FIRST - 1):
-            u = matrix.product(u / u.norm().clamp(min=1e-30))
-    u = matrix.product(u / u.norm().clamp(min=1e-30))
-    return _CAUTION * max(float(u.norm()), 1e-30), {"steep": u}
+    begun, times = (drawn(matrix.root), _FIRST) if u is None else (u, 1)
+    size, u = iterated(matrix.product, begun, times)
+    return _CAUTION * max(size, 1e-30), {"steep": u}

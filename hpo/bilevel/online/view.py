@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Protocol, TypeAlias
 
 from torch import Tensor
+
+State: TypeAlias = Mapping[str, Tensor]  # all that a method remembers
 
 
 class Curved(Protocol):

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from hpo.bilevel.implicit.inverse._solved import Operator, Solved
+from hpo.bilevel.implicit.inverse.precondition import Apply
 
-Apply = Callable[[Tensor], Tensor]
 LIMIT = 2000
 
 

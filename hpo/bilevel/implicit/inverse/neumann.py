@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from hpo.bilevel.implicit.inverse._solved import Operator, Solved
-
-_POWER = 10  # products that find the largest eigenvalue, when no step is given
+from hpo.bilevel.implicit.inverse.power import PRODUCTS, largest
 
 
 def solve(
@@ -31,8 +30,7 @@ def solve(
     """
     spent = 0
     if step is None:
-        most = largest(matrix, b, _POWER)
-        spent, step = _POWER, 1 / most
+        spent, step = PRODUCTS, 1 / largest(matrix, b)
     q = torch.zeros_like(b) if start is None else start.clone()
     residual = b.clone()
     if start is not None and bool(q.any()):
@@ -47,15 +45,3 @@ def solve(
         if not bool(torch.isfinite(residual).all()):
             break
     return Solved(q, residual, spent, most=1 / step)
-
-
-def largest(matrix: Operator, like: Tensor, products: int) -> float:
-    """The largest eigenvalue in size, by power iteration from a fixed draw; a tenth is added,
-    because the iteration comes from below."""
-    rng = torch.Generator(like.device).manual_seed(0)
-    v = torch.randn(like.shape, generator=rng, dtype=like.dtype, device=like.device)
-    size = 0.0
-    for _ in range(products):
-        v = matrix.product(v / v.norm().clamp(min=1e-30))
-        size = float(v.norm())
-    return 1.1 * size if size > 0 else 1.0

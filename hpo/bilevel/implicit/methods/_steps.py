@@ -16,14 +16,13 @@ from torch import Tensor
 from hpo.bilevel.implicit.curvature import Curvature
 from hpo.bilevel.implicit.curvatures import curvature_at
 from hpo.bilevel.implicit.evaluation import bound
-from hpo.bilevel.implicit.inverse.neumann import largest
+from hpo.bilevel.implicit.inverse.power import largest
 from hpo.bilevel.implicit.methods._estimate import Estimate, Request
 from hpo.bilevel.implicit.problem import Bilevel
 from search_spaces.errors import HpoError
 
 STEPS = 100
 MOMENTUM = 0.9
-_POWER = 10  # products that find the largest eigenvalue, when no step is given
 
 Numbers = float | Sequence[float] | Tensor
 
@@ -46,7 +45,7 @@ def plan(asked: Request, steps: int, step: Numbers | None, momentum: Numbers) ->
         raise HpoError(f"steps is {steps}", hint="at least 1", code="refused", path=("steps",))
     if step is None:
         curvature = Curvature(asked.problem, asked.start, asked.t)
-        step = 1 / largest(curvature, asked.start, _POWER)
+        step = 1 / largest(curvature, asked.start)
     return Plan(
         _each("step", step, steps, asked.start), _each("momentum", momentum, steps, asked.start)
     )

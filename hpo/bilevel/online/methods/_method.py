@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from hpo.bilevel.online.view import View
-
-State = Mapping[str, Tensor]  # all that a method remembers
+from hpo.bilevel.online.view import State
 
 
 @dataclass(frozen=True)
@@ -35,22 +33,19 @@ class Found:
         return self.state if bool(torch.isfinite(self.gradient).all()) else {}
 
 
-class Method(Protocol):
+class Method(ABC):
     """every: training steps for each step of the knobs, unless the user says. simultaneous: the
     parameters of a bilevel problem take the step that comes with the gradient, and no other.
     follows: it learns at every training step, and not only where the knobs take one."""
 
-    @property
-    def every(self) -> int: ...
+    every: ClassVar[int] = 10
+    simultaneous: ClassVar[bool] = False
+    follows: ClassVar[bool] = False
 
-    @property
-    def simultaneous(self) -> bool: ...
-
-    @property
-    def follows(self) -> bool: ...
-
-    def learn(self, view: View, t: Tensor, state: State) -> State:
+    def learn(self, view: Any, t: Tensor, state: State) -> State:
         """What it remembers after a training step, on the rows that were trained on."""
+        return state
 
-    def gradient(self, view: View, t: Tensor, state: State) -> Found:
-        """The hypergradient where the parameters are."""
+    @abstractmethod
+    def gradient(self, view: Any, t: Tensor, state: State) -> Found:
+        """The hypergradient where the parameters are; `view` is a `View`."""

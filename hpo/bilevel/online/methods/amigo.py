@@ -7,20 +7,19 @@ Arbel and Mairal, Amortized implicit differentiation for stochastic bilevel opti
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from hpo.bilevel.online.methods._method import Found, State
+from hpo.bilevel.online.methods._method import Found, Method
 from hpo.bilevel.online.scaled import Scaled, steepest
-from hpo.bilevel.online.view import View
+from hpo.bilevel.online.view import State, View
 
 
 @dataclass(frozen=True)
-class Amigo:
-    every: int = 10
-    simultaneous: bool = False
-    follows: bool = True
+class Amigo(Method):
+    follows: ClassVar[bool] = True
 
     def learn(self, view: View, t: Tensor, state: State) -> State:
         """A gradient step on q'Hq / 2 - b'q."""

@@ -12,24 +12,23 @@ for stochastic bilevel optimization (ICML 2023).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from hpo.bilevel.online.methods._method import Found, State
-from hpo.bilevel.online.view import View
+from hpo.bilevel.online.methods._method import Found, Method
+from hpo.bilevel.online.view import State, View
 
 
 @dataclass(frozen=True)
-class F2sa:
+class F2sa(Method):
     """penalty: s. leak: the share by which y is drawn back to x at each step, so that noise does
     not carry it away; directions softer than that are damped."""
 
     penalty: float = 10.0
     leak: float = 0.02
-    every: int = 10
-    simultaneous: bool = False
-    follows: bool = True
+    follows: ClassVar[bool] = True
 
     def learn(self, view: View, t: Tensor, state: State) -> State:
         """Steps y - x by what sets the slopes at the two apart: the same rows, the same draws."""

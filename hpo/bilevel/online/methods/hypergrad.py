@@ -16,26 +16,20 @@ from torch import Tensor
 
 from hpo.bilevel.implicit.inverse import cg, identity, neumann, nystrom
 from hpo.bilevel.implicit.inverse._solved import Solved
-from hpo.bilevel.online.methods._method import Found, State
+from hpo.bilevel.online.methods._method import Found, Method
 from hpo.bilevel.online.scaled import Scaled, steepest
-from hpo.bilevel.online.view import View
+from hpo.bilevel.online.view import State, View
 
 Inverse = Literal["cg", "neumann", "nystrom", "identity"]
 _SHARE = 1e-3  # of the right-hand side, that need not be solved further
 
 
 @dataclass(frozen=True)
-class Hypergrad:
+class Hypergrad(Method):
     """inverse: how the linear system is solved, with at most so many `products`."""
 
     inverse: Inverse = "cg"
     products: int = 5
-    every: int = 10
-    simultaneous: bool = False
-    follows: bool = False
-
-    def learn(self, view: View, t: Tensor, state: State) -> State:
-        return state
 
     def gradient(self, view: View, t: Tensor, state: State) -> Found:
         curved = view.curved(t)

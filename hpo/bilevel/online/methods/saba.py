@@ -9,29 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from hpo.bilevel.online.methods._method import Found, State
+from hpo.bilevel.online.methods._method import Found, Method
 from hpo.bilevel.online.rows import RowsView
 from hpo.bilevel.online.scaled import Scaled, steepest
+from hpo.bilevel.online.view import Curved, State
 
 _SAGA = 3.0  # its steps are to be that much shorter than one over the curvature of a block
 _INNER, _OUTER = ("slope", "product", "cross"), ("outer", "direct")
 
 
 @dataclass(frozen=True)
-class Saba:
+class Saba(Method):
     """batch: rows of a block."""
 
     batch: int = 64
-    every: int = 1
-    simultaneous: bool = True
-    follows: bool = False
-
-    def learn(self, view: RowsView, t: Tensor, state: State) -> State:
-        return state
+    every: ClassVar[int] = 1
+    simultaneous: ClassVar[bool] = True
 
     def gradient(self, view: RowsView, t: Tensor, state: State) -> Found:
         """One step; the block at hand is drawn from the generator that the state holds."""
@@ -46,9 +44,9 @@ class Saba:
         for which, names in (("inner", _INNER), ("outer", _OUTER)):
             parts = blocks[which]
             k = int(torch.randint(len(parts), (), generator=rng))
-            now = self._seen(view, t, q, which, parts[k])
-            if which == "inner":
-                steep, found = steepest(Scaled(view, view.curved(t)), state)
+            now, curved = self._seen(view, t, q, which, parts[k])
+            if curved is not None:
+                steep, found = steepest(Scaled(view, curved), state)
             weights = _weights(parts, view.x)
             for name in names:
                 table = state[name]
@@ -70,20 +68,22 @@ class Saba:
         q = torch.zeros_like(view.x)
         found: dict[str, Tensor] = {}
         for which, parts in blocks.items():
-            seen = [self._seen(view, t, q, which, part) for part in parts]
+            seen = [self._seen(view, t, q, which, part)[0] for part in parts]
             found |= {name: torch.stack([one[name] for one in seen]) for name in seen[0]}
         draws = torch.Generator().manual_seed(0).get_state()
         return {**found, "q": q, "draws": draws, "steepest": torch.zeros(())}
 
     def _seen(
         self, view: RowsView, t: Tensor, q: Tensor, which: str, rows: Tensor | None
-    ) -> dict[str, Tensor]:
+    ) -> tuple[dict[str, Tensor], Curved | None]:
+        """What a block says, and the curvature there if it is one of the inner loss."""
         view.look({which: rows})
         if which == "outer":
             outer, direct = view.outer(view.x, t)
-            return {"outer": outer, "direct": direct}
+            return {"outer": outer, "direct": direct}, None
         curved = view.curved(t)
-        return {"slope": curved.slope, "product": curved.product(q), "cross": curved.cross(q)}
+        said = {"slope": curved.slope, "product": curved.product(q), "cross": curved.cross(q)}
+        return said, curved
 
     def _blocks(self, view: RowsView, which: str) -> Sequence[Tensor | None]:
         """The rows of each block; one block of all there is where a problem tells of no rows."""

@@ -7,23 +7,20 @@ global variance reduction algorithms (NeurIPS 2022).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from hpo.bilevel.online.methods._method import Found, State
+from hpo.bilevel.online.methods._method import Found, Method
 from hpo.bilevel.online.scaled import Scaled, steepest
-from hpo.bilevel.online.view import View
+from hpo.bilevel.online.view import State, View
 
 
 @dataclass(frozen=True)
-class Soba:
-    every: int = 1
-    simultaneous: bool = True
-    follows: bool = False
-
-    def learn(self, view: View, t: Tensor, state: State) -> State:
-        return state
+class Soba(Method):
+    every: ClassVar[int] = 1
+    simultaneous: ClassVar[bool] = True
 
     def gradient(self, view: View, t: Tensor, state: State) -> Found:
         curved = view.curved(t)
