@@ -107,35 +107,40 @@ def follow(
 def drain(problem: Problem, plan: Plan, observe: Callable[[Measurement], bool]) -> Outcome:
     """Runs a trial to its end, handing each measurement to `observe`, whose False prunes it.
 
-    Whatever the objective raises becomes an outcome; what `observe` raises passes through. A
-    process that the objective forked and that comes back into this code ends here.
+    Whatever the objective raises becomes an outcome; what `observe` raises passes through.
+    """
+    with closing(execute(problem, plan)) as trial:
+        try:
+            measurement = next(trial)
+            while True:
+                measurement = trial.send(observe(measurement))
+        except StopIteration as end:
+            outcome: Outcome = end.value
+            return outcome
+
+
+def execute(problem: Problem, plan: Plan) -> Generator[Measurement, bool, Outcome]:
+    """The measurements of a trial, each answered by whether it goes on; returns how it ended.
+
+    Whatever the objective raises becomes the outcome. Closing the generator ends the trial without
+    one. A process that the objective forked and that comes back into this code ends here.
     """
     started, owner = time.perf_counter(), os.getpid()
-
-    def observed(measurement: Measurement) -> bool:
-        if os.getpid() != owner:
-            os._exit(0)
-        try:
-            return observe(measurement)
-        except Exception as error:
-            raise _ObserverError(error) from error
-
-    try:
-        outcome = _drained(problem, plan, observed)
-    except _ObserverError as failed:
-        raise failed.error from None
+    outcome = yield from _executed(problem, plan, owner)
     if os.getpid() != owner:
         os._exit(0)
     return replace(outcome, seconds=time.perf_counter() - started)
 
 
-def _drained(problem: Problem, plan: Plan, observe: Callable[[Measurement], bool]) -> Outcome:
-    metric, path = problem.spec.metric, _Path(plan)
+def _executed(problem: Problem, plan: Plan, owner: int) -> Generator[Measurement, bool, Outcome]:
+    metric, path = problem.spec.metric, Travelled(plan)
     try:
         with closing(run_trial(problem, plan)) as run:
             for measurement in run:
+                if os.getpid() != owner:
+                    os._exit(0)
                 path.add(measurement)
-                goes_on = observe(measurement)
+                goes_on = yield measurement
                 if not finite(measurement, metric):
                     value = measurement.metrics[metric]
                     return Outcome(
@@ -143,14 +148,14 @@ def _drained(problem: Problem, plan: Plan, observe: Callable[[Measurement], bool
                     )
                 if not goes_on:
                     return Outcome("pruned", extra=path.found())
-    except (KeyboardInterrupt, _ObserverError):
+    except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:
         return failure(error)
     return Outcome("complete", extra=path.found())
 
 
-class _Path:
+class Travelled:
     """The way that the knobs of a tuned trial went; nothing for a trial that follows its plan."""
 
     def __init__(self, plan: Plan) -> None:
@@ -168,14 +173,6 @@ class _Path:
         begun = (0.0, planned.at(0.0), self._rows[0].spread)
         rows = [begun, *((row.progress, row.point, row.spread) for row in self._rows)]
         return {"schedule": Schedule.recorded(planned.space, rows).to_json()}
-
-
-class _ObserverError(BaseException):
-    """An error of the one who listens (a full disk, a lost lease), not of the objective."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 def failure(error: BaseException) -> Outcome:
