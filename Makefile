@@ -22,7 +22,7 @@ test: $(TOOLS) data
 	$(BIN)/pytest
 
 test-fast: $(TOOLS)
-	$(BIN)/pytest -m "not slow and not browser" -n 2
+	$(BIN)/pytest -m "not slow and not browser and not cluster" -n 2
 
 lint: $(TOOLS)
 	$(BIN)/ruff check --fix .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,7 +65,7 @@ def resolve(spec: StudySpec, how: Launch) -> Problem:
     """
     from hpo import pruners, samplers, tuning
 
-    engines.load(spec.engine)
+    engines.require(spec.engine)
     spec = _placed(spec)
     _check_tracking(spec, how.mlruns)
     problem = problems.load(spec)
@@ -208,7 +209,12 @@ def _started(problem: Problem, start: Mapping[str, Any]) -> SearchSpace:
 
 
 def slots_text(spec: StudySpec) -> str:
-    """`2 workers on cpu`, `4 workers with 0.5 GPU each`."""
+    """`2 workers on cpu`, `4 workers with 0.5 GPU each`, `engine ray on head:6379`."""
+    if engines.load(spec.engine).elsewhere:
+        where = spec.ray.address or os.environ.get("RAY_ADDRESS") or "this machine"
+        count = f", {plural(spec.workers, 'worker')}" if spec.workers else ""
+        gpus = f" with {spec.gpus_per_trial:g} GPU each" if spec.gpus_per_trial else ""
+        return f"engine {spec.engine} on {where}{count}{gpus}"
     wanted = slots(spec)
     if wanted.workers == 0:
         return "in this process"
@@ -231,11 +237,21 @@ def slots(spec: StudySpec) -> Slots:
 
 
 def check_devices(spec: StudySpec) -> None:
-    """Raises Unavailable if the GPUs asked for are not there."""
+    """Raises Unavailable if the GPUs asked for are not there, HpoError for workers that an engine
+    cannot have."""
     from hpo.engines._devices import environments
 
+    if engines.load(spec.engine).elsewhere:
+        if spec.workers == 0:
+            raise HpoError(
+                f"engine {spec.engine} has workers of its own; 0 means trials in this process",
+                hint="give --workers 1 or more, or leave engine out",
+                code="no-workers",
+                path=("workers",),
+            )
+        return
     wanted = slots(spec)
-    if spec.engine == "optuna" and wanted.workers:
+    if wanted.workers:
         environments(wanted)
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpo.engines import Slots
 from hpo.errors import HpoError
 from hpo.spec import StudySpec
 
@@ -72,11 +73,15 @@ def probe(problem: Problem) -> Probe:
 
 
 def _environment(spec: StudySpec) -> dict[str, str]:
-    """The device and the threads that a worker of this study gets."""
-    from hpo.engines._devices import environments
+    """The device and the threads that a worker of this study gets; on this machine, also if the
+    study will run elsewhere."""
+    from hpo import engines
+    from hpo.engines._devices import environments, visible_gpus
     from hpo.preparation import slots
 
     wanted = slots(spec)
+    if engines.load(spec.engine).elsewhere:
+        wanted = Slots(1, min(wanted.gpus_per_trial, len(visible_gpus())))
     return {**os.environ, **(environments(wanted)[0] if wanted.workers else {})}
 
 

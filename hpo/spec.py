@@ -67,6 +67,19 @@ class Budget(_Record):
     plateau: int | None = Field(None, ge=1)
 
 
+class RaySpec(_Record):
+    """What engine ray is told: the cluster's `address` (none: Ray is started on this machine) and
+    what each trial gets there besides its GPUs and memory. `runtime_env` is Ray's own; `storage`
+    is where machines without a common folder keep the checkpoints of a population."""
+
+    address: str | None = Field(None, min_length=1)
+    cpus_per_trial: float = Field(1.0, gt=0)
+    resources: dict[str, Annotated[float, Field(gt=0)]] = {}
+    accelerator_type: str | None = Field(None, min_length=1)
+    runtime_env: dict[str, Any] = {}
+    storage: str | None = Field(None, min_length=1)
+
+
 class StudySpec(_Record):
     """What a study is: objective, space, sampler, budget, engine. Every field has a default but
     `objective`; unknown keys are errors."""
@@ -89,6 +102,8 @@ class StudySpec(_Record):
     workers: int | None = Field(None, ge=0, le=4096)
     gpus_per_trial: float | None = Field(None, ge=0)
     memory_per_trial: Annotated[int | None, BeforeValidator(memory)] = Field(None, lt=2**50)
+    ray: RaySpec = RaySpec()  # type: ignore[call-arg]
+    silence: Annotated[float | None, BeforeValidator(seconds)] = Field(None, gt=0)
     retries: int = Field(2, ge=0, le=100)
     storage: str | None = None
     tracking_uri: str | None = None
@@ -121,7 +136,7 @@ class StudySpec(_Record):
 # What a resumed study may change: how much and where, never what.
 CHANGEABLE = frozenset(
     {"budget", "workers", "gpus_per_trial", "memory_per_trial", "retries", "engine", "mlflow"}
-    | {"tracking_uri"}
+    | {"tracking_uri", "ray", "silence"}
 )
 
 
@@ -239,8 +254,8 @@ def _example(path: Sequence[int | str]) -> str:
 
 
 def _known(path: Sequence[int | str]) -> list[str]:
-    record = Budget if tuple(path) == ("budget",) else StudySpec
-    return sorted(record.model_fields)
+    records: dict[Any, type[_Record]] = {("budget",): Budget, ("ray",): RaySpec}
+    return sorted(records.get(tuple(path), StudySpec).model_fields)
 
 
 def _allowed(detail: Any) -> str:

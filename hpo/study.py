@@ -84,12 +84,16 @@ class Study:
 
     # -- what an engine calls -------------------------------------------------------------------
 
-    def ask(self) -> Plan | None:
-        """The next plan, or None if none may start now (`done` tells whether one ever will)."""
-        if any(running.plan.alone for running in self._running.values()):
+    def ask(self, roomy: bool = False) -> Plan | None:
+        """The next plan, or None if none may start now (`done` tells whether one ever will).
+
+        A trial that ran out of memory goes again when nothing else runs, unless the engine is
+        `roomy`: it can give one trial more than another.
+        """
+        if not roomy and any(running.plan.alone for running in self._running.values()):
             return None
         if self._again and not self.stopping:
-            if self._again[0].plan.alone and self._running:
+            if not roomy and self._again[0].plan.alone and self._running:
                 return None
             running = self._again.pop(0)
         elif self._has_asked_enough():

@@ -34,6 +34,15 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda _: None)
 
 
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """Ray on this machine for as long as tests run; engine ray uses what it finds running."""
+    from rays import ray_running
+
+    with ray_running(num_cpus=4):
+        yield
+
+
 @pytest.fixture
 def no_process_left() -> Iterator[None]:
     """Fails a test after which a process it started is still there, a zombie counting as well."""

@@ -33,6 +33,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "seeds": ("seeds",),
     "storage": ("storage",),
     "tracking_uri": ("tracking_uri",),
+    "ray_address": ("ray", "address"),
 }
 
 

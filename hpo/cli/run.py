@@ -46,6 +46,7 @@ Examples:
     help="Where trials run (hpo list engines).",
     shell_complete=_options.ENGINES,
 )
+@click.option("--ray-address", metavar="HOST:PORT", help="The cluster that engine ray uses.")
 @click.option("--workers", type=int, metavar="N", help="Trials at once; 0: in this process.")
 @click.option("--gpus-per-trial", type=float, metavar="F", help="GPUs each gets; 0.5 shares one.")
 @click.option("--trials", type=int, metavar="N", help="How many trials in all.")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from hpo.errors import Unavailable
 from search_spaces import plugins
 
 if TYPE_CHECKING:
@@ -23,10 +25,16 @@ class Slots:
 
 @dataclass(frozen=True)
 class Engine:
-    """`run(study, slots)` drains trials until `study.done()`; `summary` is one line for lists."""
+    """`run(study, slots)` drains trials until `study.done()`; `summary` is one line for lists.
+
+    `elsewhere`: trials run where the engine finds room for them, not in the slots of this machine;
+    `needs`: the package it cannot do without, and the extra that brings it.
+    """
 
     run: Callable[[Study, Slots], None]
     summary: str
+    elsewhere: bool = False
+    needs: str = ""
 
 
 def names() -> list[str]:
@@ -43,3 +51,15 @@ def load(name: str) -> Engine:
     found: Any = plugins.load("hpo.engines", name, "ENGINE")
     assert isinstance(found, Engine)
     return found
+
+
+def require(name: str) -> None:
+    """Raises Unavailable if what the engine needs is not installed."""
+    needs = load(name).needs
+    if needs and find_spec(needs) is None:
+        raise Unavailable(
+            f"engine {name}: {needs} is not installed",
+            hint=f'pip install "hpo-schedules[{needs}]", or use --engine optuna',
+            code="no-engine",
+            path=("engine",),
+        )

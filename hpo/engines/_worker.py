@@ -28,7 +28,7 @@ def main() -> None:
     os.set_inheritable(line, False)  # programs that the objective starts do not hold the line
     connection = Connection(line)
     hello = _receive(connection)
-    _limit_memory(hello["memory"])
+    limit_memory(hello["memory"])
     watch = threading.Thread(target=_watch, args=(hello["driver"], hello["log"]), daemon=True)
     watch.start()
     _serve(connection, hello["spec"])
@@ -108,7 +108,7 @@ def shorten(log: Path) -> None:
         file.write(b"... much was printed before this and is not kept ...\n" + tail)
 
 
-def _limit_memory(given: int | None) -> None:
+def limit_memory(given: int | None) -> None:
     """Makes a runaway objective fail with MemoryError before the machine does."""
     try:
         import resource

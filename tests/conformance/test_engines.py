@@ -17,9 +17,18 @@ from hpo.launch import launch
 from hpo.preparation import Launch
 from hpo.result import open_study
 
-pytestmark = pytest.mark.usefixtures("quick", "no_process_left")
+pytestmark = pytest.mark.usefixtures("quick")
 
-WAYS = [(name, workers) for name in engines.names() for workers in (0, 1, 2)]
+# Starting a worker of a cluster takes seconds: one number of them has to do.
+WAYS = [
+    pytest.param((name, workers), marks=marks, id=f"{name}-{workers}")
+    for name in engines.names()
+    for workers, marks in (
+        [(2, (pytest.mark.cluster, pytest.mark.slow))]
+        if engines.load(name).elsewhere
+        else [(0, ()), (1, ()), (2, ())]
+    )
+]
 
 
 @dataclass(frozen=True)
@@ -34,8 +43,17 @@ class Way:
         return {"engine": self.engine, "workers": self.workers}
 
 
-@pytest.fixture(params=WAYS, ids=lambda way: f"{way[0]}-{way[1]}")
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> None:
+    """No process is left behind, but for those of a cluster that other tests use as well."""
+    if "ray" not in request.node.name:
+        request.getfixturevalue("no_process_left")
+
+
+@pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest) -> Way:
+    if engines.load(request.param[0]).elsewhere:
+        request.getfixturevalue("ray_here")
     return Way(*request.param)
 
 

@@ -1,0 +1,1 @@
+"""What engine ray is made of: the cluster, what drives a study on it, what a worker does."""

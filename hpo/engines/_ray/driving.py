@@ -1,0 +1,260 @@
+"""A study driven through Ray Tune: what its searcher, its scheduler and its stopper have in common.
+
+Ray Tune asks (`suggest`), reports (`measured`, `ended`, `failed`) and is told to go on or to stop.
+An error of the study's own is kept and ends the run: Ray would only log it.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from hpo.engines._interrupts import Interrupts
+from hpo.engines._ray.cluster import Cluster
+from hpo.engines._ray.files import FILES, receive
+from hpo.engines._silence import Silence
+from hpo.recovery import has_checkpoint
+from hpo.trial import Outcome, Plan, Travelled
+from objectives.training.measurement import Measurement
+
+if TYPE_CHECKING:
+    from hpo.study import Study
+
+TICK = 0.5
+GRACE = 30.0
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+@dataclass
+class Execution:
+    """A plan on its way: what Ray calls it, where it runs, and how it ended if that is known."""
+
+    plan: Plan
+    travelled: Travelled
+    trial: Any = None
+    outcome: Outcome | None = None
+    seconds: float = 0.0
+
+
+def kept(answer: Any) -> Callable[[Method], Method]:
+    """Keeps what a method raises, to be raised when Ray has ended; until then it says `answer`."""
+
+    def decorated(method: Method) -> Method:
+        @functools.wraps(method)
+        def called(drive: Drive, *given: Any) -> Any:
+            if drive.error is not None:
+                return answer
+            try:
+                return method(drive, *given)
+            except BaseException as error:
+                drive.error = error
+                return answer
+
+        return cast(Method, called)
+
+    return decorated
+
+
+@dataclass
+class Drive:
+    """One run of a study on a cluster. `executions` are by Ray's names of trials."""
+
+    study: Study
+    cluster: Cluster
+    interrupts: Interrupts
+    silence: Silence
+    executions: dict[str, Execution] = field(default_factory=dict)
+    error: BaseException | None = None
+    _last_tick: float = 0.0
+    _deadline: float | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray pickles all that it is given, to restore a run that is never restored."""
+        return {}
+
+    @kept(None)
+    def suggest(self, name: str) -> dict[str, Any] | None:
+        """The config of the next trial; None if none may start now."""
+        study = self.study
+        if len(self.executions) >= self.cluster.room() or self._winding_down:
+            return None
+        plan = study.ask(roomy=True)
+        if plan is None:
+            return None
+        self.executions[name] = Execution(plan, Travelled(plan))
+        return self.config(plan)
+
+    def config(self, plan: Plan) -> dict[str, Any]:
+        """What a worker is told of a plan."""
+        folder = self.study.folder.path.absolute()
+        return {
+            "plan": json.dumps(plan.to_json()),
+            "spec": json.dumps(self.study.spec.plain()),
+            "bundle": dict(self.cluster.alone if plan.alone else self.cluster.bundle),
+            "worker": {
+                "folder": str(folder),
+                "mark": (folder / "driver.json").read_text(),
+                "cwd": str(Path.cwd()),
+                "memory": self.study.spec.memory_per_trial,
+            },
+            FILES: self._checkpoint(plan),
+        }
+
+    @kept(False)
+    def measured(self, name: str, result: Mapping[str, Any]) -> bool:
+        """Takes in a result; False if its trial should end here."""
+        execution = self.executions[name]
+        self._receive(execution, result)
+        self.silence.heard(name)
+        if "outcome" in result:  # its worker leaves with the next step
+            execution.outcome = Outcome(**json.loads(result["outcome"]))
+            return True
+        measurement = Measurement.from_json(json.loads(result["measurement"]))
+        execution.travelled.add(measurement)
+        execution.seconds = float(result["time_total_s"])
+        self.tick()
+        if self.study.observe(execution.plan.number, measurement):
+            return True
+        self.prune(name)
+        return False
+
+    def prune(self, name: str) -> None:
+        """Notes that a trial is ended early."""
+        execution = self.executions[name]
+        execution.outcome = Outcome(
+            "pruned",
+            seconds=execution.seconds,
+            worker=self._where(execution),
+            extra=execution.travelled.found(),
+        )
+
+    @kept(None)
+    def ended(self, name: str, result: Mapping[str, Any]) -> None:
+        """A trial is over: it has said how, or it was told to stop."""
+        execution = self._forget(name)
+        if execution is None:
+            return
+        if execution.outcome is None and "outcome" in result:
+            self._receive(execution, result)
+            execution.outcome = Outcome(**json.loads(result["outcome"]))
+        if execution.outcome is None:
+            self.study.leave(execution.plan.number)
+        else:
+            self.study.tell(execution.plan.number, execution.outcome)
+
+    @kept(None)
+    def failed(self, name: str) -> None:
+        """A trial's worker is gone."""
+        execution = self._forget(name)
+        if execution is None:
+            return
+        outcome = execution.outcome or _lost(execution)
+        if not outcome.worker:
+            outcome = replace(outcome, worker=self._where(execution))
+        self.study.tell(execution.plan.number, outcome)
+
+    def met(self, name: str, trial: Any) -> None:
+        """Notes the trial that Ray made of a config."""
+        if name in self.executions:
+            self.executions[name].trial = trial
+
+    def started(self, name: str) -> None:
+        """Ray has found room for a trial."""
+        self.silence.begin(name)
+
+    @kept(None)
+    def tick(self) -> None:
+        """Keeps the study alive, and gives up trials that have been silent for too long."""
+        now = time.monotonic()
+        if now - self._last_tick < TICK:
+            return
+        self._last_tick = now
+        self.study.tick()
+        if self.interrupts.count and self._deadline is None:
+            self._deadline = now + GRACE
+            self.study.stopping = "interrupted"
+            self.study.emit("stopping", seconds=GRACE, trials=sorted(self.study.running))
+        for name in self.silence.lost():
+            self._give_up(str(name))
+
+    @property
+    def over(self) -> bool:
+        """Whether Ray should stop everything at once."""
+        if self.error is not None or self.study.stopping == "now" or self.interrupts.count > 1:
+            return True
+        late = self._deadline is not None and time.monotonic() > self._deadline
+        return late or (self._winding_down and not self.executions)
+
+    def close(self) -> None:
+        """Leaves open what did not come to its end; raises what was kept."""
+        for execution in self.executions.values():
+            self.study.leave(execution.plan.number)
+        if self.error is not None:
+            raise self.error
+
+    @property
+    def _winding_down(self) -> bool:
+        return bool(self.interrupts.count)
+
+    def _forget(self, name: str) -> Execution | None:
+        self.silence.end(name)
+        return self.executions.pop(name, None)
+
+    def _give_up(self, name: str) -> None:
+        import ray
+
+        execution = self.executions[name]
+        self.silence.end(name)
+        seconds = self.silence.limit or 0.0
+        execution.outcome = Outcome(
+            "failed",
+            "lost",
+            f"it gave no sign of life for {seconds:.0f} s (silence)",
+            worker=self._where(execution),
+        )
+        actor = execution.trial.temporary_state.ray_actor
+        if actor is not None:
+            ray.kill(actor, no_restart=True)
+
+    def _receive(self, execution: Execution, result: Mapping[str, Any]) -> None:
+        """Writes the files that came with a result (Ray has flattened them) to the study."""
+        prefix = f"{FILES}/"
+        found = {k.removeprefix(prefix): v for k, v in result.items() if k.startswith(prefix)}
+        if found:
+            receive(self.study.folder.trial(execution.plan.number), found)
+
+    def _checkpoint(self, plan: Plan) -> dict[str, bytes]:
+        """The checkpoint that a worker without the study's folder goes on from."""
+        if not has_checkpoint(plan.checkpoint):
+            return {}
+        folder = self.study.folder.trial(plan.number)
+        found = [path for path in folder.rglob("*") if path.is_file()]
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+    def _where(self, execution: Execution) -> str:
+        last = getattr(execution.trial, "last_result", None) or {}
+        return f"{last['hostname']}/{last['pid']} " if "pid" in last else ""
+
+
+def _lost(execution: Execution) -> Outcome:
+    """Why Ray says that a worker is gone, in one line."""
+    said = _error(execution.trial)
+    if "OutOfMemoryError" in said:
+        return Outcome("failed", "oom", "Ray ended the worker: the node's memory ran out")
+    if "node" in said and ("died" in said or "dead" in said or "removed" in said):
+        return Outcome("failed", "lost", "the node of its worker is gone")
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return Outcome("failed", "lost", f"its worker is gone: {(lines or ['no reason given'])[-1]}")
+
+
+def _error(trial: Any) -> str:
+    """What Ray wrote down of a trial's error."""
+    try:
+        return (Path(trial.local_path) / trial.run_metadata.error_filename).read_text()
+    except (AttributeError, TypeError, OSError):
+        return ""

@@ -1,0 +1,64 @@
+"""What Ray reads from the environment, set while a study is driven and put back afterwards."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from hpo.engines._devices import training_variables
+
+# Of a variable that the user has set, his value counts.
+_DRIVER = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # an interrupt is counted, and trials may end
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # the ledger is the truth, Ray's own state is not needed
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # as many are asked for as have room, and no more
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "1e9",
+}
+# Ray clears the handlers of the first when it likes, so its children have their own.
+_LOGGERS = ("ray", "ray.tune", "ray.train", "ray.air")
+
+
+@contextmanager
+def quiet(log: Path) -> Iterator[None]:
+    """Ray as this product uses it: what it has to say goes to the file `log`."""
+    before = {name: os.environ.get(name) for name in _DRIVER}
+    os.environ.update({name: value for name, value in _DRIVER.items() if before[name] is None})
+    import ray  # noqa: F401  (it sets up its logger, which is taken over here)
+
+    handler = logging.FileHandler(log, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    kept = [(logger, logger.handlers, logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, handlers, level, propagate in kept:
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
+        handler.close()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def of_workers(cpus: float) -> Mapping[str, str]:
+    """The variables every worker is started with."""
+    return {
+        **training_variables(str(max(1, int(cpus)))),
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    }

@@ -1,0 +1,137 @@
+"""The worker's side: an actor of Ray Tune that takes one step of a trial when it is asked to.
+
+Only text, numbers and the files of checkpoints travel. The actor serves one trial after another.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import socket
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray import tune
+
+from hpo.engines._ray.files import Mirror
+
+if TYPE_CHECKING:
+    from hpo.trial import Outcome, Plan
+    from objectives.training.measurement import Measurement
+
+
+class StudyTrial(tune.Trainable):  # type: ignore[misc]
+    """Config: `plan` and `spec` as JSON, `worker` (what every worker of the study is told),
+    `bundle` (what it gets), `files` (a checkpoint, for nodes without the study's folder).
+
+    A result holds a `measurement`, or the `outcome` with which the trial ended, as JSON.
+    """
+
+    _problem: Any
+    _plan: Plan
+    _spec: str
+    _trial: Generator[Measurement, bool, Outcome] | None
+    _leaves: bool
+    _mirror: Mirror
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        return tune.PlacementGroupFactory([dict(config["bundle"])])
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._name = _settle(config)
+        self._problem = None
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._end()
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """The next measurement, or how the trial ended."""
+        from hpo.trial import failure
+
+        if self._leaves:
+            os._exit(1)  # memory ran out: a fresh process gives all of it back
+        try:
+            if self._trial is None:
+                self._trial = self._started()
+                measurement = next(self._trial)
+            else:
+                measurement = self._trial.send(True)
+        except StopIteration as end:
+            return self._ended(end.value)
+        except BaseException as error:
+            return self._ended(failure(error))
+        return {"measurement": json.dumps(measurement.to_json()), **self._mirror.changed()}
+
+    def cleanup(self) -> None:
+        self._end()
+
+    def get_auto_filled_metrics(self, *given: Any, **named: Any) -> dict[str, Any]:
+        """Ray's own fields, without the config that the driver has sent."""
+        filled: dict[str, Any] = super().get_auto_filled_metrics(*given, **named)
+        return {name: value for name, value in filled.items() if name != "config"}
+
+    def _begin(self, config: Mapping[str, Any]) -> None:
+        from hpo.trial import Plan
+
+        self._plan = Plan.from_json(json.loads(config["plan"]))
+        self._spec = config["spec"]
+        self._trial = None
+        self._leaves = False
+        self._mirror = Mirror(self._plan.checkpoint, config)
+
+    def _started(self) -> Generator[Measurement, bool, Outcome]:
+        from hpo.problem import load
+        from hpo.spec import StudySpec
+        from hpo.trial import execute
+
+        if self._problem is None:
+            self._problem = load(StudySpec.model_validate(json.loads(self._spec)))
+        return execute(self._problem, replace(self._plan, checkpoint=self._mirror.folder))
+
+    def _ended(self, outcome: Outcome) -> dict[str, Any]:
+        self._trial = None
+        self._leaves = outcome.reason == "oom"
+        told = json.dumps(replace(outcome, worker=self._name).to_json())
+        return {"outcome": told, "done": not self._leaves, **self._mirror.changed()}
+
+    def _end(self) -> None:
+        """Closes a trial that was stopped in the middle, and gives its memory back."""
+        if self._trial is not None:
+            with suppress(Exception):
+                self._trial.close()
+        self._trial = None
+        self._mirror.remove()
+        gc.collect()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+
+def _settle(config: Mapping[str, Any]) -> str:
+    """Makes the process what a worker of the other engine is; returns the worker's name."""
+    from hpo.engines._worker import limit_memory
+
+    told = config["worker"]
+    if not config["bundle"].get("GPU"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    with suppress(OSError):
+        os.chdir(told["cwd"])
+    limit_memory(told["memory"])
+    log = Path(told["folder"]) / f"worker-{os.getpid()}.log"
+    if log.parent.is_dir():
+        with log.open("ab") as file:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return f"{socket.gethostname()}/{os.getpid()} {f'cuda:{gpus}' if gpus else 'cpu'}"

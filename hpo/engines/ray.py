@@ -1,0 +1,89 @@
+"""Trials on a Ray cluster, or on this machine through Ray: actors of Ray Tune, one trial each.
+
+The study stays in this process, the only one that writes its ledger and talks to MLflow; workers
+are given a plan and answer with measurements. What Ray keeps of a run is thrown away.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpo.engines import Engine, Slots
+from hpo.engines._interrupts import Interrupts
+from hpo.engines._silence import Silence
+
+if TYPE_CHECKING:
+    from hpo.engines._ray.driving import Drive
+    from hpo.study import Study
+
+
+def run(study: Study, slots: Slots) -> None:
+    """Drains trials until the study is done, as many at once as the cluster has room for.
+
+    An interrupt stops asking and waits up to 30 s for running trials; a second one, or the end of
+    the wait, leaves them open in the ledger. Then KeyboardInterrupt is raised.
+    """
+    from hpo.engines._ray.environment import quiet
+
+    log = study.folder.path / "engine.log"
+    with Interrupts() as interrupts, quiet(log):
+        from hpo.engines._ray.cluster import connected
+        from hpo.engines._ray.driving import Drive
+
+        with connected(study.spec, log) as cluster:
+            drive = Drive(study, cluster, interrupts, Silence(study.spec.silence))
+            try:
+                _fit(drive)
+            finally:
+                shutil.rmtree(_experiments(study), ignore_errors=True)
+                _tidy_logs(study)
+            drive.close()
+        interrupts.check()
+
+
+ENGINE = Engine(
+    run, "a Ray cluster, or Ray on this machine (--ray-address)", elsewhere=True, needs="ray"
+)
+
+
+def _fit(drive: Drive) -> None:
+    from ray import tune
+
+    from hpo.engines._ray.trainable import StudyTrial
+    from hpo.engines._ray.tune import AskAndTell, Forward, Listen, StopWithStudy
+
+    study = drive.study
+    tuner = tune.Tuner(
+        StudyTrial,
+        tune_config=tune.TuneConfig(
+            num_samples=-1,
+            search_alg=AskAndTell(drive),
+            scheduler=Forward(drive),
+            reuse_actors=True,
+            trial_name_creator=lambda trial: trial.trial_id,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=study.spec.name,
+            storage_path=str(_experiments(study)),
+            callbacks=[Listen(drive)],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            stop=StopWithStudy(drive),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+def _experiments(study: Study) -> Path:
+    """Where Ray keeps what it notes of a run."""
+    return study.folder.path.absolute() / "ray"
+
+
+def _tidy_logs(study: Study) -> None:
+    """Removes the logs of workers that had nothing to say."""
+    for log in study.folder.path.glob("worker-*.log"):
+        if not log.stat().st_size:
+            log.unlink()
