@@ -28,11 +28,12 @@ def run(study: Study, slots: Slots) -> None:
     from hpo.engines._ray.environment import quiet
 
     log = study.folder.path / "engine.log"
-    with Interrupts() as interrupts, quiet(log):
+    with quiet(log):
         from hpo.engines._ray.cluster import connected
         from hpo.engines._ray.driving import Drive
 
-        with connected(study.spec, log) as cluster:
+        # Ray takes SIGTERM for itself when it starts: only then are interrupts counted.
+        with connected(study.spec, log) as cluster, Interrupts() as interrupts:
             drive = Drive(study, cluster, interrupts, Silence(study.spec.silence))
             try:
                 _fit(drive)
@@ -40,7 +41,7 @@ def run(study: Study, slots: Slots) -> None:
                 shutil.rmtree(_experiments(study), ignore_errors=True)
                 _tidy_logs(study)
             drive.close()
-        interrupts.check()
+            interrupts.check()
 
 
 ENGINE = Engine(

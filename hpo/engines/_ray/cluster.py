@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo.engines._devices import cores, visible_gpus
-from hpo.engines._ray.environment import of_workers
+from hpo.engines._ray.environment import of_workers, use_token
 from hpo.errors import HpoError, Unavailable
 from hpo.spec import StudySpec
 from hpo.wording import plural
@@ -86,6 +86,8 @@ def _start(spec: StudySpec, address: str | None, log: Path) -> None:
 
     own = {"num_cpus": cores(), "num_gpus": len(visible_gpus()), "object_store_memory": STORE}
     where = {"address": address} if address else {"address": "local", **own}
+    if address:
+        use_token()
     variables = {**of_workers(spec.ray.cpus_per_trial), **spec.ray.runtime_env.get("env_vars", {})}
     try:
         with log.open("a") as said, redirect_stderr(said):
@@ -100,8 +102,9 @@ def _start(spec: StudySpec, address: str | None, log: Path) -> None:
         told = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise Unavailable(
             f"ray: {f'{address} does not answer' if address else 'it does not start'}: {told}",
-            hint="is the cluster up (ray status), of the same versions, and the token this"
-            " machine's (RAY_AUTH_TOKEN_PATH)? Without --ray-address Ray starts on this machine"
+            hint="is the cluster up (ray status), of the same versions, and this machine's token"
+            " that of the cluster (~/.ray/auth_token, RAY_AUTH_TOKEN)? Without an address Ray starts"
+            " on this machine"
             if address
             else f"see {log}, or use --engine optuna",
             code="ray",

@@ -255,6 +255,7 @@ def _lost(execution: Execution) -> Outcome:
 def _error(trial: Any) -> str:
     """What Ray wrote down of a trial's error."""
     try:
-        return (Path(trial.local_path) / trial.run_metadata.error_filename).read_text()
+        text: str = (Path(trial.local_path) / trial.run_metadata.error_filename).read_text()
+        return text
     except (AttributeError, TypeError, OSError):
         return ""

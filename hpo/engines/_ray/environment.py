@@ -30,7 +30,7 @@ _LOGGERS = ("ray", "ray.tune", "ray.train", "ray.air")
 @contextmanager
 def quiet(log: Path) -> Iterator[None]:
     """Ray as this product uses it: what it has to say goes to the file `log`."""
-    before = {name: os.environ.get(name) for name in _DRIVER}
+    before = {name: os.environ.get(name) for name in (*_DRIVER, "RAY_AUTH_MODE")}
     os.environ.update({name: value for name, value in _DRIVER.items() if before[name] is None})
     import ray  # noqa: F401  (it sets up its logger, which is taken over here)
 
@@ -53,6 +53,17 @@ def quiet(log: Path) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def use_token() -> None:
+    """Shows a cluster the token that this machine holds, unless the user has said otherwise.
+
+    Ray does so for a cluster that it starts; one that it only joins turns it away. A cluster that
+    wants no token does not mind.
+    """
+    named = [os.environ.get("RAY_AUTH_TOKEN"), os.environ.get("RAY_AUTH_TOKEN_PATH")]
+    if any(named) or (Path.home() / ".ray" / "auth_token").exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def of_workers(cpus: float) -> Mapping[str, str]:
