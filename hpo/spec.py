@@ -69,11 +69,12 @@ class Budget(_Record):
 
 class RaySpec(_Record):
     """What engine ray is told: the cluster's `address` (none: Ray is started on this machine) and
-    what each trial gets there besides its GPUs and memory. `runtime_env` is Ray's own; `storage`
-    is where machines without a common folder keep the checkpoints of a population."""
+    what each trial gets there besides its GPUs and memory. `cpus_per_trial` unsaid: one, or, on
+    this machine, the cores shared out among the workers. `runtime_env` is Ray's own; `storage` is
+    where machines without a common folder keep the checkpoints of a population."""
 
     address: str | None = Field(None, min_length=1)
-    cpus_per_trial: float = Field(1.0, gt=0)
+    cpus_per_trial: float | None = Field(None, gt=0)
     resources: dict[str, Annotated[float, Field(gt=0)]] = {}
     accelerator_type: str | None = Field(None, min_length=1)
     runtime_env: dict[str, Any] = {}

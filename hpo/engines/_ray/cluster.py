@@ -52,10 +52,11 @@ def connected(spec: StudySpec, log: Path) -> Iterator[Cluster]:
 
     address = _address(spec)
     ours = not ray.is_initialized()
+    cpus = _cpus(spec, shared=not ours or address is not None)
     if ours:
-        _start(spec, address, log)
+        _start(spec, cpus, address, log)
     try:
-        yield _cluster(spec, address)
+        yield _cluster(spec, cpus, address)
     finally:
         if ours:
             ray.shutdown()
@@ -81,14 +82,14 @@ def _address(spec: StudySpec) -> str | None:
     return address
 
 
-def _start(spec: StudySpec, address: str | None, log: Path) -> None:
+def _start(spec: StudySpec, cpus: float, address: str | None, log: Path) -> None:
     import ray
 
     own = {"num_cpus": cores(), "num_gpus": len(visible_gpus()), "object_store_memory": STORE}
     where = {"address": address} if address else {"address": "local", **own}
     if address:
         use_token()
-    variables = {**of_workers(spec.ray.cpus_per_trial), **spec.ray.runtime_env.get("env_vars", {})}
+    variables = {**of_workers(cpus), **spec.ray.runtime_env.get("env_vars", {})}
     try:
         with log.open("a") as said, redirect_stderr(said):
             ray.init(
@@ -103,7 +104,7 @@ def _start(spec: StudySpec, address: str | None, log: Path) -> None:
         raise Unavailable(
             f"ray: {f'{address} does not answer' if address else 'it does not start'}: {told}",
             hint="is the cluster up (ray status), of the same versions, and this machine's token"
-            " that of the cluster (~/.ray/auth_token, RAY_AUTH_TOKEN)? Without an address Ray starts"
+            " that of the cluster (~/.ray/auth_token)? Without an address Ray starts"
             " on this machine"
             if address
             else f"see {log}, or use --engine optuna",
@@ -112,10 +113,11 @@ def _start(spec: StudySpec, address: str | None, log: Path) -> None:
         ) from error
 
 
-def _cluster(spec: StudySpec, address: str | None) -> Cluster:
+def _cluster(spec: StudySpec, cpus: float, address: str | None) -> Cluster:
     share = spec.gpus_per_trial
     has_gpus = any(node.get("GPU", 0) for node in nodes())
-    bundle = _bundle(spec, (1.0 if has_gpus else 0.0) if share is None else share)
+    gpus = (1.0 if has_gpus else 0.0) if share is None else share
+    bundle = _bundle(spec, cpus, gpus)
     whole = {**bundle, "GPU": max(1.0, bundle["GPU"])} if bundle.get("GPU") else bundle
     # Ray looks for room only as long as a cluster can still grow, which only the user knows.
     if not sum(_fit(node, bundle) for node in nodes()) and (spec.workers is None or not address):
@@ -130,8 +132,14 @@ def _cluster(spec: StudySpec, address: str | None) -> Cluster:
     return Cluster(bundle, whole, spec.workers)
 
 
-def _bundle(spec: StudySpec, gpus: float) -> dict[str, float]:
-    asked: dict[str, float] = {"CPU": spec.ray.cpus_per_trial, **spec.ray.resources}
+def _cpus(spec: StudySpec, shared: bool) -> float:
+    if spec.ray.cpus_per_trial is not None:
+        return spec.ray.cpus_per_trial
+    return 1.0 if shared or not spec.workers else max(1.0, float(cores() // spec.workers))
+
+
+def _bundle(spec: StudySpec, cpus: float, gpus: float) -> dict[str, float]:
+    asked: dict[str, float] = {"CPU": cpus, **spec.ray.resources}
     if gpus:
         asked["GPU"] = gpus
     if spec.memory_per_trial:

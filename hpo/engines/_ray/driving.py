@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hpo.engines._interrupts import Interrupts
 from hpo.engines._ray.cluster import Cluster
+from hpo.engines._ray.environment import of_workers
 from hpo.engines._ray.files import FILES, receive
 from hpo.engines._silence import Silence
 from hpo.recovery import has_checkpoint
@@ -100,6 +101,7 @@ class Drive:
                 "folder": str(folder),
                 "mark": (folder / "driver.json").read_text(),
                 "cwd": str(Path.cwd()),
+                "variables": dict(of_workers(self.cluster.bundle["CPU"])),
                 "memory": self.study.spec.memory_per_trial,
             },
             FILES: self._checkpoint(plan),

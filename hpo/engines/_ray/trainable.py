@@ -121,6 +121,7 @@ def _settle(config: Mapping[str, Any]) -> str:
     from hpo.engines._worker import limit_memory
 
     told = config["worker"]
+    os.environ.update(told["variables"])  # torch, which reads them, is imported later
     if not config["bundle"].get("GPU"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     with suppress(OSError):
