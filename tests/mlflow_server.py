@@ -90,6 +90,7 @@ class MlflowServer:
                 "[mlflow]\ndefault_permission = READ\n"
                 f"database_uri = sqlite:///{self.folder}/auth.db\n"
                 f"admin_username = {self.user}\nadmin_password = {self.password}\n"
+                "auth_cache_ttl_seconds = 600\n"  # else every request costs a slow hash
             )
             kept |= {"MLFLOW_AUTH_CONFIG_PATH": str(config)}
             kept |= {"MLFLOW_FLASK_SERVER_SECRET_KEY": "only for tests"}

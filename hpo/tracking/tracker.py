@@ -112,7 +112,8 @@ class Tracker:
     def _pause(self, more: bool, took: float) -> float:
         """Seconds to rest: as long as the delivery took, so that the driver has half the time."""
         if self._failures:
-            return min(_LONGEST_PAUSE, _PERIOD * 2.0 ** (self._failures - 1))
+            doubled = min(self._failures - 1, 16)  # a day of failures is no float any more
+            return min(_LONGEST_PAUSE, _PERIOD * 2.0**doubled)
         return took if more else max(_PERIOD, took)
 
     def _deliver_some(self) -> bool:

@@ -61,7 +61,7 @@ def of_status(status: int, body: str, uri: str) -> Trouble:
         said = short(re.sub(r"\s+", " ", body)) if "<" not in body else ""
         more = f": {said}" if said else ""
         return Trouble("login", f"{told} lets this user not do that (403){more}", _RIGHTS)
-    if status == 404 or "<" in body:
+    if status == 404:
         return Trouble("outage", f"{told} answers, but not as MLflow does ({status})")
     return Trouble("outage", f"{told} answers with an error ({status})")
 
