@@ -66,7 +66,7 @@ def resolve(spec: StudySpec, how: Launch) -> Problem:
     from hpo import pruners, samplers, tuning
 
     engines.require(spec.engine)
-    spec = _placed(spec)
+    spec = _placed(spec if how.resume else _tracked(spec))
     _check_tracking(spec, how.mlruns)
     problem = problems.load(spec)
     if how.start is not None:
@@ -80,6 +80,16 @@ def resolve(spec: StudySpec, how: Launch) -> Problem:
     pruners.build(spec.prune, 1, None)
     check_devices(spec)
     return replace(problem, spec=spec)
+
+
+def _tracked(spec: StudySpec) -> StudySpec:
+    """A new study's spec with the address from the environment, if it names none itself: MLflow's
+    own programs go there as well. It is stored, so that a resumed study stays where it began."""
+    if not spec.mlflow or spec.tracking_uri:
+        return spec
+    from hpo.tracking.address import environment_uri
+
+    return spec.model_copy(update={"tracking_uri": environment_uri()})
 
 
 def _placed(spec: StudySpec) -> StudySpec:

@@ -89,6 +89,20 @@ def slow(h: Knobs, seed: int, folder: str, seconds: float = 20.0) -> Iterator[di
     yield {"val_loss": 0.5, "progress": 1.0}
 
 
+def waited(h: Knobs, seed: int, folder: str, steps: int = 20) -> Iterator[dict[str, float]]:
+    """Begins when the test says so; measures the seconds for which its reports held it up."""
+    mark(folder, "running")
+    number = len(list(Path(folder).glob("running-*"))) - 1
+    deadline = time.monotonic() + 120
+    while not Path(folder, f"go-{number}").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    held = 0.0
+    for step in range(1, steps + 1):
+        before = time.monotonic()
+        yield {"val_loss": h()["x"] / 3 + 1 / step, "held": held, "progress": step / steps}
+        held += time.monotonic() - before
+
+
 def together(h: Knobs, seed: int, folder: str) -> float:
     """Ends only once another trial runs as well."""
     mark(folder, "running")

@@ -60,7 +60,11 @@ Examples:
 @click.option("--seed", type=int, metavar="N", help="Seed of the study.")
 @click.option("--seeds", type=int, metavar="N", help="Repeats averaged inside one trial.")
 @click.option("--storage", metavar="URL", help="Database of the ledger instead of a file.")
-@click.option("--tracking-uri", metavar="URL", help="MLflow server instead of the local database.")
+@click.option(
+    "--tracking-uri",
+    metavar="URL",
+    help="MLflow server instead of the local database; MLFLOW_TRACKING_URI if not said.",
+)
 @click.option("--no-mlflow", is_flag=True, help="Log nothing to MLflow.")
 @click.option(
     "--start-from",
