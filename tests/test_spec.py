@@ -392,6 +392,8 @@ seeds: 2
 workers: 0
 gpus_per_trial: 0
 memory_per_trial: 2GiB
+ray: {{cpus_per_trial: 2, resources: {{highmem: 1}}, runtime_env: {{env_vars: {{A: b}}}}}}
+silence: 90s
 retries: 1
 storage: sqlite:///ledger.db
 tracking_uri: http://localhost:5000
