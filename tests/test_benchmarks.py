@@ -154,3 +154,14 @@ def test_unknown_part_is_named_before_anything_runs() -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert "unknown part rase" in done.stderr and "hypergradient" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_what_engine_ray_costs_is_measured(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "ray.py"), "trivial", "--quick"]
+    done = subprocess.run([*command, "--results", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "| stock, no loggers | " in done.stdout
+    found = json.loads((tmp_path / "ray.json").read_text())
+    assert {row["figure"] for row in found["rows"]} >= {"6 trivial trials, seconds each"}
