@@ -62,7 +62,7 @@ def resolve(spec: StudySpec, how: Launch) -> Problem:
 
     Raises HpoError with the path of the key at fault.
     """
-    from hpo import pruners, samplers, tuning
+    from hpo import packable, pruners, samplers, tuning
 
     engines.load(spec.engine)
     spec = _placed(spec)
@@ -78,7 +78,7 @@ def resolve(spec: StudySpec, how: Launch) -> Problem:
     tuning.check(problem)
     pruners.build(spec.prune, 1, None)
     check_devices(spec)
-    return replace(problem, spec=spec)
+    return packable.checked(replace(problem, spec=spec))
 
 
 def _placed(spec: StudySpec) -> StudySpec:
@@ -145,8 +145,8 @@ def _changed(
 ) -> HpoError:
     return HpoError(
         f"study {study} was started with {key} {stored!r}, not {value!r}",
-        hint="a resumed study may change only budget, workers, GPUs, memory, retries, engine and"
-        " MLflow; choose another --name for anything else",
+        hint="a resumed study may change only budget, workers, pack, GPUs, memory, retries, engine"
+        " and MLflow; choose another --name for anything else",
         code="changed-spec",
         found=value,
         path=path or (key,),

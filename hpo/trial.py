@@ -137,10 +137,7 @@ def _drained(problem: Problem, plan: Plan, observe: Callable[[Measurement], bool
                 path.add(measurement)
                 goes_on = observe(measurement)
                 if not finite(measurement, metric):
-                    value = measurement.metrics[metric]
-                    return Outcome(
-                        "failed", "nan", f"{metric} is {value} at step {measurement.step}"
-                    )
+                    return not_finite(measurement, metric)
                 if not goes_on:
                     return Outcome("pruned", extra=path.found())
     except (KeyboardInterrupt, _ObserverError):
@@ -200,6 +197,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and (
         "CUDA out of memory" in text or "can't allocate memory" in text
     )
+
+
+def not_finite(measurement: Measurement, metric: str) -> Outcome:
+    """The outcome of a trial whose metric is no finite number any more."""
+    value = measurement.metrics[metric]
+    return Outcome("failed", "nan", f"{metric} is {value} at step {measurement.step}")
 
 
 def finite(measurement: Measurement, metric: str) -> bool:
