@@ -208,13 +208,14 @@ def _started(problem: Problem, start: Mapping[str, Any]) -> SearchSpace:
 
 
 def slots_text(spec: StudySpec) -> str:
-    """`2 workers on cpu`, `4 workers with 0.5 GPU each`."""
+    """`2 workers on cpu, up to 32 trials together`, `4 workers with 0.5 GPU each`."""
     wanted = slots(spec)
+    packed = f", up to {spec.pack} trials together" if spec.pack > 1 else ""
     if wanted.workers == 0:
-        return "in this process"
+        return f"in this process{packed}"
     share = wanted.gpus_per_trial
     where = f"with {share:g} GPU each" if share else "on cpu"
-    return f"{plural(wanted.workers, 'worker')} {where}"
+    return f"{plural(wanted.workers, 'worker')} {where}{packed}"
 
 
 def slots(spec: StudySpec) -> Slots:

@@ -184,6 +184,8 @@ def _plan(problem: Problem, measured: Probe | None) -> str:
         if problem.is_bilevel and samplers.load(spec.sampler).in_run:
             # What was timed solves one inner problem, a chain solves as many as it needs.
             return f"{plan}, {duration(one)} for the start values alone, on {measured.device}"
+        if spec.pack > 1:
+            return f"{plan}, about {duration(one)} a trial by itself, on {measured.device}"
         rounds = -(-spec.budget.trials // max(1, slots(spec).workers))
         plan += f", about {duration(one)} a trial, {duration(one * rounds)} in all"
     return f"{plan}, on {measured.device}, {measured.memory / 2**30:.1f} GiB a worker"
