@@ -43,8 +43,8 @@ def drain_together(
     that are left run one by one: so each has the error that is its own.
     """
     left = {plan.number: plan for plan in plans}
-    fresh = [plan for plan in plans if _packable(plan)]
-    if problem.spec.pack > 1 and len(fresh) > 1:
+    fresh = [plan for plan in plans if _packable(plan)] if len(plans) > 1 else []
+    if len(fresh) > 1:
         for number, outcome in _packed(problem, fresh, observe):
             del left[number]
             yield number, outcome

@@ -47,7 +47,9 @@ Examples:
     shell_complete=_options.ENGINES,
 )
 @click.option("--workers", type=int, metavar="N", help="Trials at once; 0: in this process.")
-@click.option("--pack", type=int, metavar="N", help="Trials of a small network in one worker.")
+@click.option(
+    "--pack", type=int, metavar="N", help="Trials of a small network a worker trains at once."
+)
 @click.option("--gpus-per-trial", type=float, metavar="F", help="GPUs each gets; 0.5 shares one.")
 @click.option("--trials", type=int, metavar="N", help="How many trials in all.")
 @click.option("--steps", type=int, metavar="N", help="Training steps of a trial.")
