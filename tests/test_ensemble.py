@@ -186,7 +186,7 @@ def test_all_regularizers_and_the_learning_rate_at_once_on_their_ways() -> None:
 def test_optimizers_clipping_and_rate_schedules_are_those_of_a_run(options: Any) -> None:
     training = dataclasses.replace(TRAINING, **options)
     check(Blobs, [{"weight_decay": 0.1}, {"weight_decay": 5.0}, {"weight_decay": 1.0}], training)
-    check(Blobs, [{"learning_rate": rate} for rate in (0.0, 0.01, 0.1)], training)
+    check(Blobs, [{"learning_rate": r, "weight_decay": 5.0} for r in (0.0, 0.01, 0.1)], training)
 
 
 def test_batch_norm_keeps_the_averages_of_each_member() -> None:
@@ -209,6 +209,15 @@ def test_one_that_diverges_ends_at_that_step_and_leaves_the_others_alone() -> No
         found = check_diverging(points, training)
         assert math.isnan(found[1][-1].metrics["val_loss"])
         assert len(found[0]) == len(found[2]) == 4
+
+
+def test_one_that_diverges_at_an_evaluation_has_no_metrics_there_either() -> None:
+    ways = schedules([{"learning_rate": rate} for rate in (0.01, 1e30)])
+    training = dataclasses.replace(TRAINING, evaluations=6)
+    expected, found = alone(Blobs(), ways, training), together(Blobs(), ways, training)
+    assert math.isnan(expected[1][-1].metrics["val_error"])
+    for one, other in zip(expected, found, strict=True):
+        assert_same(one, other)
 
 
 def check_diverging(points: Sequence[Any], training: Training) -> list[list[Measurement]]:
