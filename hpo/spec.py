@@ -101,6 +101,7 @@ class StudySpec(_Record):
     seeds: int = Field(1, ge=1, le=100)
     engine: str = "optuna"
     workers: int | None = Field(None, ge=0, le=4096)
+    pack: int = Field(1, ge=1, le=256)
     gpus_per_trial: float | None = Field(None, ge=0)
     memory_per_trial: Annotated[int | None, BeforeValidator(memory)] = Field(None, lt=2**50)
     ray: RaySpec = RaySpec()  # type: ignore[call-arg]
@@ -136,8 +137,8 @@ class StudySpec(_Record):
 
 # What a resumed study may change: how much and where, never what.
 CHANGEABLE = frozenset(
-    {"budget", "workers", "gpus_per_trial", "memory_per_trial", "retries", "engine", "mlflow"}
-    | {"tracking_uri", "ray", "silence"}
+    {"budget", "workers", "pack", "gpus_per_trial", "memory_per_trial", "ray", "engine"}
+    | {"silence", "retries", "mlflow", "tracking_uri"}
 )
 
 

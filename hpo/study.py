@@ -106,6 +106,21 @@ class Study:
             self.emit(**events.start(self.spec, running.plan))
         return running.plan
 
+    def ask_together(self, count: int) -> list[Plan]:
+        """Up to `count` plans to be carried out together; empty if none may start now.
+
+        Their numbers lie in one block of `count`, so that a study that was interrupted within a
+        block does not begin the next one before this is told.
+        """
+        plans: list[Plan] = []
+        while len(plans) < count:
+            number = self._again[0].plan.number if self._again else self.tally.asked
+            plan = self.ask() if not plans or number // count == plans[0].number // count else None
+            if plan is None:
+                break
+            plans.append(plan)
+        return plans
+
     def observe(self, number: int, measurement: Measurement) -> bool:
         """Takes in a measurement of a running trial; False if the trial should end now."""
         running = self._running[number]

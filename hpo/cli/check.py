@@ -185,6 +185,8 @@ def _plan(problem: Problem, measured: Probe | None) -> str:
             # What was timed solves one inner problem, a chain solves as many as it needs.
             return f"{plan}, {duration(one)} for the start values alone, on {measured.device}"
         plan += f", about {duration(one)} a trial"
+        if spec.pack > 1:
+            return f"{plan} by itself, on {measured.device}"
         if not engines.load(spec.engine).elsewhere:  # there, no one knows how many run at once
             rounds = -(-spec.budget.trials // max(1, slots(spec).workers))
             plan += f", {duration(one * rounds)} in all"
