@@ -99,8 +99,12 @@ def _file(url: URL) -> Path | None:
 
 
 def _refused(url: str, error: Exception) -> HpoError:
+    from sqlalchemy.exc import OperationalError
+
     said = without_password((str(error).splitlines() or [type(error).__name__])[0])
     hint = "a URL such as postgresql://user@host/database or sqlite:////path/file.db"
+    if isinstance(error, OperationalError):
+        hint = f"is its server running, are user and password right? It is {hint}"
     if isinstance(error, ImportError):
         hint = (
             "install the database's driver: for PostgreSQL pip install 'hpo-schedules[postgresql]'"

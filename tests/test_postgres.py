@@ -213,8 +213,12 @@ def test_after_too_long_an_outage_the_study_ends_and_can_be_resumed(
     assert len(warnings) == 1
     with pytest.raises(HpoError, match="Connection refused"):
         resume(mlruns)
-    with pytest.raises(HpoError, match="Connection refused"):
+    with pytest.raises(HpoError, match="Connection refused") as caught:
         open_study("s", mlruns)
+    assert "is its server running" in caught.value.hint
+    listed = hpo("list", "--mlruns", mlruns)
+    assert "whole" in listed.out and "unreadable: storage" in listed.out
+    assert PASSWORD not in str(caught.value) + listed.both
     server.start()
     assert table(resume(mlruns)) == table(whole)
 
