@@ -34,7 +34,7 @@ class Options:
     candidates: int = option(24, at_least=1)
     multivariate: bool = option(True)
     group: bool | None = option(None)
-    window: int = option(1000, at_least=250)
+    window: int = option(2000, at_least=250)
 
     def __post_init__(self) -> None:
         if self.group and not self.multivariate:
