@@ -8,7 +8,8 @@ TOOLS := .venv/.tools
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 STARTED = $(wildcard mlruns/studies/quickstart/spec.yaml)
 
-.PHONY: quickstart test test-fast lint data bench bench-stn bench-hypergrad bench-peers bench-ray clean
+.PHONY: quickstart test test-fast lint data clean
+.PHONY: bench bench-stn bench-hypergrad bench-peers bench-scale bench-ray
 
 # A second time it continues the study, and says how it ended if it is finished.
 quickstart: $(READY)
@@ -40,6 +41,9 @@ bench-stn: $(READY) data
 
 bench-hypergrad: $(TOOLS)
 	$(BIN)/python benchmarks/hypergrad.py
+
+bench-scale: $(READY)
+	$(BIN)/python benchmarks/scale.py
 
 bench-peers: $(READY)
 	$(BIN)/python benchmarks/peers.py

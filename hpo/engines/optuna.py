@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.engines import Engine, Slots
 from hpo.engines._devices import environments
-from hpo.engines._interrupts import Interrupts
 from hpo.engines._process import Worker
+from hpo.interrupts import Interrupts
 from hpo.packing import drain_together
 from hpo.trial import Outcome, Plan
 from objectives.training.measurement import Measurement

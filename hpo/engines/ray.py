@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpo.engines import Engine, Slots
-from hpo.engines._interrupts import Interrupts
 from hpo.engines._silence import Silence
+from hpo.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from hpo.engines._ray.driving import Drive

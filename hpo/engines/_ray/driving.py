@@ -14,11 +14,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from hpo.engines._interrupts import Interrupts
 from hpo.engines._ray.cluster import Cluster
 from hpo.engines._ray.environment import of_workers
 from hpo.engines._ray.files import FILES, receive
 from hpo.engines._silence import Silence
+from hpo.interrupts import Interrupts
 from hpo.recovery import has_checkpoint
 from hpo.trial import Outcome, Plan, Travelled
 from objectives.training.measurement import Measurement
