@@ -40,6 +40,19 @@ def measured(plan: Plan, measurement: Measurement) -> dict[str, Any]:
     }
 
 
+def exploit(plan: Plan) -> dict[str, Any]:
+    """A member of a population goes on from another's checkpoint, the last one it has taken."""
+    donor, step = plan.taken[-1]
+    return {
+        "event": "exploit",
+        "trial": plan.number,
+        "attempt": plan.attempt,
+        "donor": donor,
+        "step": step,
+        "point": plan.schedule.at(1.0),
+    }
+
+
 def retry(plan: Plan, outcome: Outcome, step: int | None) -> dict[str, Any]:
     """An execution failed and the trial is run again."""
     return {
