@@ -103,11 +103,6 @@ def present(plan: Plan) -> Plan:
         return plan
 
 
-def told(taken: tuple[tuple[int, int], ...]) -> str:
-    """`trial 1 at step 200, trial 3 at step 400`: whom a member has taken over, in words."""
-    return ", ".join(f"trial {trial} at step {step}" for trial, step in taken)
-
-
 def _continued(schedule: Schedule, progress: float, point: Point) -> Schedule:
     """The schedule, in steps, up to a progress, and the point from there on."""
     tracks = {n: _stepped(track, progress, point[n]) for n, track in schedule.tracks.items()}

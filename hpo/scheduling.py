@@ -26,12 +26,6 @@ class Scheduling:
     evolution: Evolution | None = None
 
 
-def pauses(spec: StudySpec) -> bool:
-    """Whether trials of the study are stopped and taken up again at their measurements."""
-    found = pruners.of_ray(spec.prune)
-    return _evolves(spec) or (found is not None and found.pauses)
-
-
 def scheduling(problem: Problem) -> Scheduling | None:
     """What Ray is to schedule with; None if the study decides everything by itself."""
     spec, training = problem.spec, problem.training

@@ -18,7 +18,7 @@ import optuna
 from optuna.study._tell import _tell_with_warning  # Study.tell also copies the trial: 0.1 ms
 from optuna.trial import TrialState
 
-from hpo import events, ledger, lineage, recovery, samplers, scheduling
+from hpo import events, ledger, lineage, pruners, recovery, samplers
 from hpo.errors import HpoError
 from hpo.folder import Folder, replace_json, replace_text
 from hpo.journal import Journal
@@ -66,7 +66,7 @@ class Study:
         options = samplers.parse_options(
             self._sampler, self.spec.sampler_options, self.spec.sampler
         )
-        self._pausable = scheduling.pauses(self.spec)
+        self._pausable = self._sampler.evolve is not None or pruners.pauses(self.spec.prune)
         self._request = Request(problem.space.coordinates(), options, self.spec.budget.trials)
         self._pruning = Pruning(
             optuna_study, self.spec.prune, self.spec.metric, lambda: self._together(durable=False)
@@ -299,7 +299,8 @@ class Study:
         left = sorted((self.folder.trial(plan.number) / "pictures").glob("*.png"))
         pictures = [str(file.absolute()) for file in left]
         metrics = running.end_metrics()
-        self.emit(**events.end(plan.number, plan.attempt, outcome, metrics, pictures))
+        number, attempt = plan.number, plan.attempt
+        self.emit(**events.end(number, attempt, outcome, metrics, pictures, plan.taken))
 
     # -- taking stock ---------------------------------------------------------------------------
 

@@ -270,6 +270,12 @@ def of_ray(spec: Spec) -> OfRay | None:
     return found if isinstance(found, OfRay) else None
 
 
+def pauses(spec: Spec) -> bool:
+    """Whether it stops trials at their measurements and takes them up again."""
+    found = of_ray(spec)
+    return found is not None and found.pauses
+
+
 def name_of(spec: Spec) -> str:
     """The name in a spec."""
     return _parts(spec)[0]
