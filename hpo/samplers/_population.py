@@ -21,17 +21,24 @@ class PopulationOptions:
 
     interval: the share of the training after which a member is compared with the others, first and
     then again and again. quantile: the share of the worst members, each of which goes on from the
-    checkpoint of one of the best. propose: the sampler that chooses where members begin, after the
-    first one.
+    checkpoint of one of the best. together: whether members are compared when all have come to the
+    same step, so that the seed decides everything; if not, each when it gets there, and none waits.
+    propose: the sampler that chooses where members begin, after the first one.
     """
 
     interval: float = option(0.1, above=0, at_most=0.5)
     quantile: float = option(0.25, above=0, at_most=0.5)
+    together: bool = True
     propose: str = "random"
 
-    def every(self, steps: int) -> float:
-        """Steps between two comparisons; rounded, for a tenth of 30 steps is 3."""
-        return round(self.interval * steps, 6)
+    def settings(self, steps: int) -> dict[str, Any]:
+        """What Ray's schedulers of populations have in common; a tenth of 30 steps is 3."""
+        return {
+            "perturbation_interval": round(self.interval * steps, 6),
+            "quantile_fraction": self.quantile,
+            "synch": self.together,
+            "log_config": False,
+        }
 
 
 @dataclass(frozen=True)

@@ -53,9 +53,8 @@ def evolve(request: Request, steps: int) -> Evolution:
     options: Options = request.options
     bounds = {n: [0.0, 1.0] for n, d in request.coordinates.items() if isinstance(d, Float)}
     settings = {
-        "perturbation_interval": options.every(steps),
+        **options.settings(steps),
         "hyperparam_bounds": {"knobs": bounds},
-        "quantile_fraction": options.quantile,
     }
     return Evolution(PB2, settings, hold, give, explored)
 

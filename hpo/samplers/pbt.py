@@ -84,9 +84,8 @@ def evolve(request: Request, steps: int) -> Evolution:
     options: Options = request.options
     knobs = {name: _mutation(domain) for name, domain in request.coordinates.items()}
     settings = {
-        "perturbation_interval": options.every(steps),
+        **options.settings(steps),
         "hyperparam_mutations": {"knobs": knobs},
-        "quantile_fraction": options.quantile,
         "resample_probability": options.resample,
         "perturbation_factors": (options.grow, options.shrink),
     }

@@ -66,8 +66,10 @@ class Deciding:
 
     @contextmanager
     def _chance(self, name: str, question: Question) -> Iterator[None]:
-        """What a scheduler draws depends on the study's seed, the trial and its step alone."""
-        seen = f"{self.drive.study.spec.seed}:{self.drive.number(name)}:{question.asked['step']}"
+        """What a scheduler draws depends on the study's seed, the step and the trial alone; on the
+        trial only where it does not wait for all of them: who is last is chance."""
+        last = "" if getattr(self, "_synch", False) else self.drive.number(name)
+        seen = f"{self.drive.study.spec.seed}:{question.asked['step']}:{last}"
         seed = int.from_bytes(blake2b(seen.encode(), digest_size=4).digest(), "big")
         before, numpy_before = random.getstate(), np.random.get_state()
         random.seed(seed)
@@ -99,15 +101,16 @@ class Gathering(Deciding):
         """The one that is due, if there is room for it; else one that is on its way."""
         trials = [t for t in tune_controller.get_trials() if not t.is_finished()]
         paused = [trial for trial in trials if trial.status == Trial.PAUSED]
+        pending = [trial for trial in trials if trial.status == Trial.PENDING]
         if len(trials) - len(paused) < self.drive.room and not self.drive.over:
-            due = self._due(paused)
+            due = self._due(paused, pending)
             if due is None and len(trials) == len(paused):  # those they wait for are gone
                 due = next(iter(paused), None)
             if due is not None:
                 return due
-        return next((trial for trial in trials if trial.status == Trial.PENDING), None)
+        return next(iter(pending), None)
 
-    def _due(self, paused: Sequence[Any]) -> Any:
+    def _due(self, paused: Sequence[Any], pending: Sequence[Any]) -> Any:
         raise NotImplementedError
 
 
@@ -118,7 +121,7 @@ class Halving(Gathering):
         super().on_trial_add(tune_controller, trial)
         self._bracket(trial).trials_to_unpause.add(trial)
 
-    def _due(self, paused: Sequence[Any]) -> Any:
+    def _due(self, paused: Sequence[Any], pending: Sequence[Any]) -> Any:
         ready = (t for t in paused if t in self._bracket(t).trials_to_unpause)
         return next(ready, None)
 
@@ -130,9 +133,19 @@ class Halving(Gathering):
 class Inheriting(Gathering):
     """The same for a population: an heir keeps its own plan and gets the donor's knobs, changed."""
 
-    def _due(self, paused: Sequence[Any]) -> Any:
+    def _due(self, paused: Sequence[Any], pending: Sequence[Any]) -> Any:
+        """The one that is furthest behind; where all wait for each other, none that is there."""
         states: Any = self._trial_state  # type: ignore[attr-defined]
-        return min(paused, key=lambda trial: states[trial].last_train_time, default=None)
+
+        def reached(trial: Any) -> float:
+            return float(states[trial].last_train_time)
+
+        if self._synch:  # type: ignore[attr-defined]
+            there: float = self._next_perturbation_sync  # type: ignore[attr-defined]
+            paused = [trial for trial in paused if reached(trial) < there]
+        due = min(paused, key=reached, default=None)
+        behind = due is not None and all(reached(due) <= reached(trial) for trial in pending)
+        return due if behind else None
 
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], Any]:
         made, operations = super()._get_new_config(trial, trial_to_clone)  # type: ignore[misc]
