@@ -33,7 +33,7 @@ def scheduler(drive: Drive) -> TrialScheduler:
     kind = type(f"Study{found.kind.__name__}", (mixin, found.kind), {})
     settings = {"time_attr": "step", "metric": "score", "mode": drive.mode, **found.settings}
     made: Any = kind(**settings)
-    made.drive = drive
+    made.drive, made.kept = drive, set()
     return made
 
 
@@ -93,9 +93,33 @@ class Deciding:
 class Gathering(Deciding):
     """The same for one that lets trials wait; `_due` says which of them goes on first, if any."""
 
+    kept: set[Any]
+
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_add(tune_controller, trial)  # type: ignore[misc]
         trial.set_status(Trial.PAUSED)
+        self._waits(tune_controller, trial, True)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        self._waits(tune_controller, trial, False)
+        super().on_trial_complete(tune_controller, trial, result)  # type: ignore[misc]
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        self._waits(tune_controller, trial, False)
+        super().on_trial_remove(tune_controller, trial)  # type: ignore[misc]
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self._waits(tune_controller, trial, False)
+        super().on_trial_error(tune_controller, trial)
+
+    def _waits(self, tune_controller: Any, trial: Any, waits: bool) -> None:
+        """Lets Ray keep a worker for a trial that may wait, until it has ended: a new one takes
+        seconds to start. There is no public way to say so."""
+        if waits != (trial in self.kept):
+            self.kept ^= {trial}
+            controller = getattr(tune_controller, "_tune_controller", tune_controller)
+            by = 1 if waits else -1
+            controller._actor_cache.increase_max(trial.placement_group_factory, by)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """The one that is due, if there is room for it; else one that is on its way."""
