@@ -19,7 +19,7 @@ from hpo.jsonline import json_line
 from hpo.problem import Problem
 from hpo.progress import Running, Shape
 from hpo.summary import ending, first_line, header
-from hpo.wording import number, plural
+from hpo.wording import knob, number, plural
 from hpo.wording import shown as shown
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ JSON_NAMES = {
     "measurement": "measurement",
     "end": "outcome",
     "retry": "retry",
+    "exploit": "exploit",
     "stopping": "stopping",
 }
 
@@ -154,6 +155,13 @@ class Console:
         self._running[trial] = Running(self.clock())
         how = "alone" if event["reason"] == "oom" else "again"
         self.line(f"trial {trial}   {first_line(event['message'])}; it is tried {how}")
+
+    def _on_exploit(self, event: Mapping[str, Any]) -> None:
+        moved = "   ".join(
+            f"{name} {knob(self.space.get(name), value)}" for name, value in event["point"].items()
+        )
+        taken = f"takes over trial {event['donor']} at step {event['step']}"
+        self.line(f"trial {event['trial']}   {taken}   {moved}")
 
     def _on_end(self, event: Mapping[str, Any]) -> None:
         trial = event["trial"]

@@ -40,6 +40,24 @@ def measured(plan: Plan, measurement: Measurement) -> dict[str, Any]:
     }
 
 
+def exploit(plan: Plan) -> dict[str, Any]:
+    """A member of a population goes on from another's checkpoint, the last one it has taken."""
+    donor, step = plan.taken[-1]
+    return {
+        "event": "exploit",
+        "trial": plan.number,
+        "attempt": plan.attempt,
+        "donor": donor,
+        "step": step,
+        "point": plan.schedule.at(1.0),
+    }
+
+
+def took_over(taken: Sequence[Sequence[int]]) -> str:
+    """`trial 1 at step 200, trial 3 at step 400`: whom a member has taken over, in words."""
+    return ", ".join(f"trial {trial} at step {step}" for trial, step in taken)
+
+
 def retry(plan: Plan, outcome: Outcome, step: int | None) -> dict[str, Any]:
     """An execution failed and the trial is run again."""
     return {
@@ -58,8 +76,11 @@ def end(
     outcome: Outcome,
     metrics: Mapping[str, float],
     pictures: Sequence[str] = (),
+    taken: Sequence[tuple[int, int]] = (),
 ) -> dict[str, Any]:
-    """An attempt is over; `pictures` are files that it has left to be looked at."""
+    """An attempt is over; `pictures` are files that it has left to be looked at, `taken` the trials
+    whose checkpoints it went on from."""
+    tags = {"hpo.worker": outcome.worker, "hpo.lineage": took_over(taken)}
     return {
         "event": "end",
         "trial": number,
@@ -68,7 +89,7 @@ def end(
         "reason": outcome.reason,
         "message": outcome.message,
         "metrics": {**metrics, "seconds": round(outcome.seconds, 3)},
-        "tags": {"hpo.worker": outcome.worker} if outcome.worker else {},
+        "tags": {name: text for name, text in tags.items() if text},
         **({"artifacts": list(pictures)} if pictures else {}),
     }
 

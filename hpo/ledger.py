@@ -35,6 +35,7 @@ _STATES = {
 class TrialRecord:
     """One trial of the ledger.
 
+    `lineage`: whose checkpoints it went on from, (trial, step) by (trial, step).
     `value` is the metric at `step`, its best step; `holdout` the same metric on the selection
     hold-out there, or None when the task merges the two; `coordinates` what the sampler proposed.
     """
@@ -52,6 +53,7 @@ class TrialRecord:
     metrics: Mapping[str, float] = field(default_factory=dict)
     attempts: Sequence[Mapping[str, Any]] = ()
     schedule: Mapping[str, Any] | None = None
+    lineage: Sequence[Sequence[int]] = ()
 
     @property
     def score(self) -> float | None:
@@ -77,6 +79,7 @@ def record(frozen: optuna.trial.FrozenTrial, space: SearchSpace) -> TrialRecord:
         metrics=outcome.get("metrics", {}),
         attempts=frozen.user_attrs.get(ATTEMPTS, ()),
         schedule=outcome.get("schedule"),
+        lineage=outcome.get("lineage", ()),
     )
 
 

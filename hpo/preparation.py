@@ -63,7 +63,7 @@ def resolve(spec: StudySpec, how: Launch) -> Problem:
 
     Raises HpoError with the path of the key at fault.
     """
-    from hpo import packable, pruners, samplers, tuning
+    from hpo import packable, pruners, samplers, scheduling, tuning
 
     engines.require(spec.engine)
     spec = _placed(spec if how.resume else _tracked(spec))
@@ -78,6 +78,7 @@ def resolve(spec: StudySpec, how: Launch) -> Problem:
     samplers.check(sampler, spec.sampler, request)
     tuning.check(problem)
     pruners.build(spec.prune, 1, None)
+    scheduling.check(problem)
     check_devices(spec)
     return packable.checked(replace(problem, spec=spec))
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 CHECKPOINTS = "seed-*.pt"
+LINEAGE = "lineage.json"  # beside them, of a member of a population that took another over
 
 
 @dataclass
@@ -96,6 +97,8 @@ def delivered(spool: Spool) -> dict[int, Delivered]:
             known.announced = True
         elif event["event"] == "measurement":
             known.steps.add(event["step"])
+        elif event["event"] == "exploit":  # what comes after that step is measured anew
+            known.steps = {step for step in known.steps if step <= event["step"]}
         elif event["event"] == "end":
             known.ended = True
             known.steps.clear()
@@ -113,6 +116,7 @@ def forget_checkpoint(folder: str | None) -> None:
         return
     for file in Path(folder).glob(f"{CHECKPOINTS}*"):  # the unfinished ones too
         file.unlink(missing_ok=True)
+    (Path(folder) / LINEAGE).unlink(missing_ok=True)
     if not any(Path(folder).iterdir()):
         Path(folder).rmdir()
 

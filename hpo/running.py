@@ -34,6 +34,11 @@ class Running:
         self.seen.add(measurement.step)
         return is_new
 
+    def begin_again(self, plan: Plan) -> None:
+        """Forgets what was measured: the trial goes on from where another was."""
+        self.plan, self.best, self.last = plan, None, None
+        self.seen.clear()
+
     def may_go_again(self, reason: str, retries: int) -> bool:
         """Lost: up to `retries` times without getting further. Out of memory, or a checkpoint
         that cannot be read: once. Else: never."""
@@ -91,11 +96,20 @@ class Running:
             "step": best.step if best else None,
             "holdout": holdout(best, metric) if best else None,
             "metrics": self.end_metrics(),
-            **({"schedule": self.plan.schedule.to_json()} if self.plan.pinned else {}),
+            **self._followed(),
             **outcome.extra,
         }
         told = {key: value for key, value in attribute.items() if value not in ("", None)}
         return json.dumps(told, separators=(",", ":"))
+
+    def _followed(self) -> dict[str, Any]:
+        """The schedule, where the trial's coordinates do not tell it, and whom it took over."""
+        plan, found = self.plan, dict[str, Any]()
+        if plan.pinned or plan.taken:
+            found["schedule"] = plan.schedule.to_json()
+        if plan.taken:
+            found["lineage"] = plan.taken
+        return found
 
 
 def _of_model(measurement: Measurement) -> dict[str, float]:

@@ -18,11 +18,12 @@ import optuna
 from optuna.study._tell import _tell_with_warning  # Study.tell also copies the trial: 0.1 ms
 from optuna.trial import TrialState
 
-from hpo import events, ledger, recovery, samplers
+from hpo import events, ledger, lineage, pruners, recovery, samplers
 from hpo.errors import HpoError
 from hpo.folder import Folder, replace_json, replace_text
 from hpo.journal import Journal
 from hpo.ledger import TrialRecord
+from hpo.lineage import Lineage
 from hpo.lock import Guard
 from hpo.problem import Problem
 from hpo.pruning import Pruning
@@ -65,6 +66,7 @@ class Study:
         options = samplers.parse_options(
             self._sampler, self.spec.sampler_options, self.spec.sampler
         )
+        self._pausable = self._sampler.evolve is not None or pruners.pauses(self.spec.prune)
         self._request = Request(problem.space.coordinates(), options, self.spec.budget.trials)
         self._pruning = Pruning(
             optuna_study, self.spec.prune, self.spec.metric, lambda: self._together(durable=False)
@@ -96,6 +98,7 @@ class Study:
             if not roomy and self._again[0].plan.alone and self._running:
                 return None
             running = self._again.pop(0)
+            running.plan = lineage.present(running.plan)
         elif self._has_asked_enough():
             return None
         else:
@@ -127,6 +130,21 @@ class Study:
         if running.take(measurement, self.spec):
             self.emit(**events.measured(running.plan, measurement))
         return not self._pruning.ends(running.trial_id, measurement)
+
+    def take_over(self, number: int, found: Lineage, past: Sequence[Measurement]) -> Plan:
+        """A running trial goes on from another's checkpoint, whose past is its own from now on.
+
+        Listeners are told what of it lies beyond where the trial was.
+        """
+        running = self._running[number]
+        reached = running.last.step if running.last else 0
+        running.begin_again(found.carried_out(running.plan))
+        self.emit(**events.exploit(running.plan))
+        for measurement in past:
+            running.take(measurement, self.spec)
+            if measurement.step > reached:
+                self.emit(**events.measured(running.plan, measurement))
+        return running.plan
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """Ends a trial, or keeps it open to be run again if the rule for its failure says so."""
@@ -268,7 +286,8 @@ class Study:
             schedule = schedule.pin({name: self.problem.space[name] for name in vectors}, vectors)
         plan = Plan(number, attempt, schedule, self.spec.seed, checkpoint)
         idle = tuple(sorted(self.problem.idle)) if role == "tuned" else ()
-        return replace(plan, tuned=role == "tuned", pinned=bool(vectors), idle=idle)
+        plan = replace(plan, tuned=role == "tuned", pinned=bool(vectors), idle=idle)
+        return replace(plan, pausable=self._pausable)
 
     # -- ending ---------------------------------------------------------------------------------
 
@@ -305,7 +324,8 @@ class Study:
         left = sorted((self.folder.trial(plan.number) / "pictures").glob("*.png"))
         pictures = [str(file.absolute()) for file in left]
         metrics = running.end_metrics()
-        self.emit(**events.end(plan.number, plan.attempt, outcome, metrics, pictures))
+        number, attempt = plan.number, plan.attempt
+        self.emit(**events.end(number, attempt, outcome, metrics, pictures, plan.taken))
 
     # -- taking stock ---------------------------------------------------------------------------
 

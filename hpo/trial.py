@@ -39,7 +39,8 @@ class Plan:
 
     `tuned`: the schedule is where it begins. `pinned`: it holds vectors at values that the trial's
     coordinates do not tell. `idle`: knobs that the driver has found no
-    derivative for.
+    derivative for. `pausable`: it may be stopped at any measurement and taken up there; `taken`:
+    the trials whose checkpoints it went on from, and their steps then.
     """
 
     number: int
@@ -51,6 +52,8 @@ class Plan:
     tuned: bool = False
     pinned: bool = False
     idle: tuple[str, ...] = ()
+    pausable: bool = False
+    taken: tuple[tuple[int, int], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "schedule": self.schedule.to_json()}
@@ -58,7 +61,8 @@ class Plan:
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Plan:
         schedule, idle = Schedule.from_json(data["schedule"]), tuple(data["idle"])
-        return Plan(**{**data, "schedule": schedule, "idle": idle})
+        taken = tuple((trial, step) for trial, step in data["taken"])
+        return Plan(**{**data, "schedule": schedule, "idle": idle, "taken": taken})
 
 
 @dataclass(frozen=True)
@@ -80,24 +84,30 @@ class Outcome:
 def run_trial(problem: Problem, plan: Plan) -> Generator[Measurement]:
     """The measurements of one trial: its schedule, followed, or bent from its start."""
     if not plan.tuned:
-        return follow(problem, plan.schedule, plan.seed, plan.checkpoint)
+        return follow(problem, plan.schedule, plan.seed, plan.checkpoint, plan.pausable)
     if problem.is_bilevel:
         checkpoint = _checkpoint(plan.checkpoint, plan.seed)
         problem = replace(problem, idle=problem.idle.union(plan.idle))
         return tuning.descended(problem, plan.schedule, plan.seed, checkpoint)
-    return _train(problem, tuning.tuner(problem, plan.schedule), plan.seed, plan.checkpoint)
+    tuner = tuning.tuner(problem, plan.schedule)
+    return _train(problem, tuner, plan.seed, plan.checkpoint, plan.pausable)
 
 
 def follow(
-    problem: Problem, schedule: Schedule, seed: int, checkpoint: str | None = None
+    problem: Problem,
+    schedule: Schedule,
+    seed: int,
+    checkpoint: str | None = None,
+    pausable: bool = False,
 ) -> Generator[Measurement]:
     """The measurements of training under a schedule, repeats over seeds averaged step by step.
 
-    `checkpoint` is the folder from which an interrupted run goes on. Closing the generator ends
+    `checkpoint` is the folder from which an interrupted run goes on; one that is `pausable` saves
+    at every measurement, not only when that is worth its time. Closing the generator ends
     the run. Raises whatever the objective raises, and HpoError where it breaks its contract.
     """
     seeds = [seed + repeat for repeat in range(problem.spec.seeds)]
-    runs = [_run_once(problem, schedule, one, checkpoint) for one in seeds]
+    runs = [_run_once(problem, schedule, one, checkpoint, pausable) for one in seeds]
     with closing(runs[0] if len(runs) == 1 else _averaged(runs)) as run:
         for measurement in run:
             require_metric(measurement.metrics, problem, "gave")
@@ -208,7 +218,7 @@ def finite(measurement: Measurement, metric: str) -> bool:
 
 
 def _run_once(
-    problem: Problem, schedule: Schedule, seed: int, folder: str | None
+    problem: Problem, schedule: Schedule, seed: int, folder: str | None, pausable: bool
 ) -> Generator[Measurement]:
     if problem.is_bilevel:
         from hpo.bilevel.implicit.measuring import solved
@@ -219,10 +229,12 @@ def _run_once(
         return run_black_box(problem, schedule, seed)
     from objectives.training.tuner import Follow
 
-    return _train(problem, Follow(schedule), seed, folder)
+    return _train(problem, Follow(schedule), seed, folder, pausable)
 
 
-def _train(problem: Problem, tuner: Tuner, seed: int, folder: str | None) -> Generator[Measurement]:
+def _train(
+    problem: Problem, tuner: Tuner, seed: int, folder: str | None, pausable: bool
+) -> Generator[Measurement]:
     from objectives.training.loop import train
 
     assert problem.training is not None
@@ -233,6 +245,7 @@ def _train(problem: Problem, tuner: Tuner, seed: int, folder: str | None) -> Gen
         problem.training,
         seed,
         checkpoint=_checkpoint(folder, seed),
+        checkpoint_seconds=0.0 if pausable else None,
         device=default_device(),
     )
 

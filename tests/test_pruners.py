@@ -21,13 +21,30 @@ SPECS: dict[str, Any] = {
     "threshold": {"threshold": {"upper": 3.0}},
     "wilcoxon": "wilcoxon",
 }
+OF_RAY = {"asha": False, "ray_hyperband": True}  # whether it lets trials wait
 
 
 def test_every_pruner_of_optuna_has_a_name() -> None:
     known = {name for name in optuna.pruners.__all__ if name != "BasePruner"}
-    ours = {f"{name.title().replace('_', '')}Pruner" for name in pruners.names()}
+    names = set(pruners.names()) - OF_RAY.keys()
+    ours = {f"{name.title().replace('_', '')}Pruner" for name in names}
     assert ours - {"NonePruner"} == known - {"NopPruner"}
-    assert set(SPECS) == set(pruners.names()) - {"none"}
+    assert set(SPECS) == names - {"none"}
+
+
+def test_those_of_ray_decide_nothing_on_the_side_of_the_study() -> None:
+    for name, pauses in OF_RAY.items():
+        assert pruners.of_ray(name) is not None and pruners.pauses(name) == pauses
+        assert isinstance(pruners.build(name), optuna.pruners.NopPruner)
+
+
+def test_asha_counts_in_the_steps_of_the_study() -> None:
+    asha = pruners.of_ray({"asha": {"reduction_factor": 3}})
+    assert asha is not None
+    settings = asha.scheduler(pruners.Steps(150, 3000))[1]
+    assert (settings["grace_period"], settings["max_t"]) == (150, 3000)
+    assert settings["reduction_factor"] == 3 and not settings["stop_last_trials"]
+    assert asha.scheduler(pruners.Steps())[1]["max_t"] > 10**9  # a function does not tell its last
 
 
 @pytest.mark.parametrize("spec", ["none", None, "median", {"median": {}}, {"median": None}])
@@ -88,7 +105,6 @@ def test_a_first_rung_beyond_the_end_prunes_nothing() -> None:
     ("spec", "path", "message"),
     [
         ("medain", (), "unknown pruner 'medain', did you mean 'median'?"),
-        ("asha", (), "asha without pausing trials is successive_halving here"),
         ({"medain": {}}, ("medain",), "unknown pruner 'medain', did you mean 'median'?"),
         ({"median": {"startup": 5}}, ("median", "startup"), "did you mean 'startup_trials'?"),
         ({"median": {"startup_trials": -1}}, ("median", "startup_trials"), "at least 0"),
@@ -97,6 +113,8 @@ def test_a_first_rung_beyond_the_end_prunes_nothing() -> None:
         ({"median": {}, "patient": {}}, (), "one pruner is due"),
         (3, (), "one pruner is due"),
         (True, (), "one pruner is due"),
+        ({"asha": {"grace_period": 9, "max_t": 3}}, ("asha", "grace_period"), "9 is above max_t 3"),
+        ({"patient": {"then": "asha"}}, ("patient", "then"), "decides by itself"),
         ("threshold", (), "neither lower nor upper is given"),
         ({"threshold": {"lower": 3, "upper": 1}}, ("threshold", "lower"), "lower 3 is above"),
         ({"hyperband": {"min_resource": 9, "max_resource": 3}}, ("hyperband", "min_resource"), "9"),

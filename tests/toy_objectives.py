@@ -67,6 +67,12 @@ def flat(h: Knobs, seed: int) -> float:
     return 1.0
 
 
+def level(h: Knobs, seed: int) -> Iterator[dict[str, float]]:
+    """The same loss at each of ten steps."""
+    for step in range(1, 11):
+        yield {"val_loss": h(step / 10)["x"], "progress": step / 10}
+
+
 def rising(h: Knobs, seed: int, folder: str) -> Iterator[dict[str, float]]:
     """Worse from trial to trial, so that a median pruner ends every one that it may end."""
     rank = len(list(Path(folder).glob("begun-*")))

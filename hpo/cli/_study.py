@@ -9,6 +9,7 @@ from typing import Any
 from hpo import ended
 from hpo.cli import _diagnostics
 from hpo.errors import HpoError, printable
+from hpo.events import took_over
 from hpo.ledger import TrialRecord
 from hpo.result import Result
 from hpo.spool import Spool
@@ -188,6 +189,8 @@ def trial_lines(result: Result, record: TrialRecord) -> list[str]:
     if record.holdout is not None:
         text.append(f"hold-out   {number(record.holdout)}")
     text += _knobs(result, record) + _metrics(record) + _diagnostics.lines(result, record)
+    if record.lineage:
+        text.append(f"went on from {took_over(record.lineage)}")
     for attempt in record.attempts:
         message = first_line(str(attempt["message"]))
         text.append(f"tried before: {attempt['reason']}: {message}")

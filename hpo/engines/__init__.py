@@ -28,12 +28,14 @@ class Engine:
     """`run(study, slots)` drains trials until `study.done()`; `summary` is one line for lists.
 
     `elsewhere`: trials run where the engine finds room for them, not in the slots of this machine;
+    `schedules`: it has Ray Tune's schedulers, which move trials and their knobs while they run;
     `needs`: the package it cannot do without, and the extra that brings it.
     """
 
     run: Callable[[Study, Slots], None]
     summary: str
     elsewhere: bool = False
+    schedules: bool = False
     needs: str = ""
 
 

@@ -15,8 +15,12 @@ from hpo.engines._silence import Silence
 from hpo.interrupts import Interrupts
 
 if TYPE_CHECKING:
+    from hpo.engines._ray.cluster import Cluster
     from hpo.engines._ray.driving import Drive
     from hpo.study import Study
+
+
+KEPT = 4  # checkpoints of a trial that Ray keeps: an heir may still be on its way to an older one
 
 
 def run(study: Study, slots: Slots) -> None:
@@ -30,11 +34,10 @@ def run(study: Study, slots: Slots) -> None:
     log = study.folder.path / "engine.log"
     with quiet(log):
         from hpo.engines._ray.cluster import connected
-        from hpo.engines._ray.driving import Drive
 
         # Ray takes SIGTERM for itself when it starts: only then are interrupts counted.
         with connected(study.spec, log) as cluster, Interrupts() as interrupts:
-            drive = Drive(study, cluster, interrupts, Silence(study.spec.silence))
+            drive = _drive(study, cluster, interrupts)
             try:
                 _fit(drive)
             finally:
@@ -45,32 +48,49 @@ def run(study: Study, slots: Slots) -> None:
 
 
 ENGINE = Engine(
-    run, "a Ray cluster, or Ray on this machine (--ray-address)", elsewhere=True, needs="ray"
+    run,
+    "a Ray cluster, or Ray on this machine (--ray-address)",
+    elsewhere=True,
+    schedules=True,
+    needs="ray",
 )
+
+
+def _drive(study: Study, cluster: Cluster, interrupts: Interrupts) -> Drive:
+    from hpo.engines._ray.driving import Drive
+    from hpo.engines._ray.population import Population
+    from hpo.scheduling import scheduling
+
+    found, silence = scheduling(study.problem), Silence(study.spec.silence)
+    population = None
+    if found is not None and found.evolution is not None:
+        population = Population(study.problem, found.evolution)
+    return Drive(study, cluster, interrupts, silence, found, population)
 
 
 def _fit(drive: Drive) -> None:
     from ray import tune
 
+    from hpo.engines._ray.deciding import Members, scheduler
     from hpo.engines._ray.trainable import StudyTrial
-    from hpo.engines._ray.tune import AskAndTell, Forward, Listen, StopWithStudy
+    from hpo.engines._ray.tune import AskAndTell, Listen, StopWithStudy
 
     study = drive.study
     tuner = tune.Tuner(
         StudyTrial,
         tune_config=tune.TuneConfig(
             num_samples=-1,
-            search_alg=AskAndTell(drive),
-            scheduler=Forward(drive),
+            search_alg=Members(drive) if drive.population else AskAndTell(drive),
+            scheduler=scheduler(drive),
             reuse_actors=True,
             trial_name_creator=lambda trial: trial.trial_id,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
             name=study.spec.name,
-            storage_path=str(_experiments(study)),
+            storage_path=study.spec.ray.storage or str(_experiments(study)),
             callbacks=[Listen(drive)],
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT, checkpoint_at_end=False),
             stop=StopWithStudy(drive),
             verbose=0,
         ),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import optuna
 
+    from hpo.samplers._population import Evolution
     from objectives.training.measurement import Measurement
     from objectives.training.tuner import Tuner
     from search_spaces.domains import Domain, Point
@@ -70,6 +71,8 @@ class Sampler:
     tune            the in-run half: start and options -> the `Tuner` of one trial
     descend         the in-run half for bilevel problems: problem, start, seed, options and a file
                     for checkpoints -> the Measurements of one trial
+    evolve          the in-run half of a population, on an engine that has Ray Tune's schedulers:
+                    request and training steps -> how its members change
     bends           whose knobs `tune` can bend; without it, those of every regularizer
     twice           whether `descend` needs second derivatives of the inner loss
     proximal        whether `descend` knows what to do with the `prox` of an inner problem
@@ -87,6 +90,7 @@ class Sampler:
     options: type = NoOptions
     tune: Callable[[Start, Any], Tuner] | None = None
     descend: Callable[..., Generator[Measurement]] | None = None
+    evolve: Callable[[Request, int], Evolution] | None = None
     bends: Callable[[Regularizer], bool] | None = None
     twice: bool = True
     proximal: bool = True

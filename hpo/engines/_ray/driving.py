@@ -17,13 +17,17 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from hpo.engines._ray.cluster import Cluster
 from hpo.engines._ray.environment import of_workers
 from hpo.engines._ray.files import FILES, receive
+from hpo.engines._ray.lost import lost
 from hpo.engines._silence import Silence
 from hpo.interrupts import Interrupts
-from hpo.recovery import has_checkpoint
-from hpo.trial import Outcome, Plan, Travelled
+from hpo.lineage import Lineage
+from hpo.recovery import LINEAGE, forget_checkpoint, has_checkpoint
+from hpo.trial import Outcome, Plan, Travelled, finite
 from objectives.training.measurement import Measurement
 
 if TYPE_CHECKING:
+    from hpo.engines._ray.population import Population
+    from hpo.scheduling import Scheduling
     from hpo.study import Study
 
 TICK = 0.5
@@ -31,13 +35,23 @@ GRACE = 30.0
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
+@dataclass(frozen=True)
+class Question:
+    """What a scheduler of Ray's is asked after a measurement; `last`: the trial's last one."""
+
+    asked: dict[str, Any]
+    last: bool
+
+
 @dataclass
 class Execution:
-    """A plan on its way: what Ray calls it, where it runs, and how it ended if that is known."""
+    """A plan on its way: what Ray calls it, where it runs, what it measured last, and how it ended
+    if that is known."""
 
     plan: Plan
     travelled: Travelled
     trial: Any = None
+    measurement: Measurement | None = None
     outcome: Outcome | None = None
     seconds: float = 0.0
 
@@ -69,6 +83,8 @@ class Drive:
     cluster: Cluster
     interrupts: Interrupts
     silence: Silence
+    scheduling: Scheduling | None = None
+    population: Population | None = None
     executions: dict[str, Execution] = field(default_factory=dict)
     error: BaseException | None = None
     _last_tick: float = 0.0
@@ -82,7 +98,8 @@ class Drive:
     def suggest(self, name: str) -> dict[str, Any] | None:
         """The config of the next trial; None if none may start now."""
         study = self.study
-        if len(self.executions) >= self.cluster.room() or self._winding_down:
+        full = not self._gathers and len(self.executions) >= self.room
+        if full or self._winding_down:
             return None
         plan = study.ask(roomy=True)
         if plan is None:
@@ -105,19 +122,21 @@ class Drive:
                 "memory": self.study.spec.memory_per_trial,
             },
             FILES: self._checkpoint(plan),
+            **(self.population.config(plan) if self.population else {}),
         }
 
     @kept(False)
     def measured(self, name: str, result: Mapping[str, Any]) -> bool:
         """Takes in a result; False if its trial should end here."""
         execution = self.executions[name]
-        self._receive(execution, result)
+        self._catch_up(execution, result)
         self.silence.heard(name)
         if "outcome" in result:  # its worker leaves with the next step
             execution.outcome = Outcome(**json.loads(result["outcome"]))
             return True
         measurement = Measurement.from_json(json.loads(result["measurement"]))
         execution.travelled.add(measurement)
+        execution.measurement = measurement
         execution.seconds = float(result["time_total_s"])
         self.tick()
         if self.study.observe(execution.plan.number, measurement):
@@ -125,15 +144,23 @@ class Drive:
         self.prune(name)
         return False
 
+    def question(self, name: str, result: Mapping[str, Any]) -> Question | None:
+        """What Ray's scheduler is asked about a trial that goes on; None where there is nothing to
+        decide: it has failed, or has come to its end."""
+        spec, found = self.study.spec, self.executions[name].measurement
+        if "outcome" in result or found is None or not finite(found, spec.metric):
+            return None
+        last = found.progress >= 1.0
+        if last and self._gathers:
+            return None
+        known = ("training_iteration", "time_total_s", "hostname", "pid")
+        asked = {key: result[key] for key in known if key in result}
+        return Question({**asked, "step": found.step, "score": found.metrics[spec.metric]}, last)
+
     def prune(self, name: str) -> None:
         """Notes that a trial is ended early."""
         execution = self.executions[name]
-        execution.outcome = Outcome(
-            "pruned",
-            seconds=execution.seconds,
-            worker=self._where(execution),
-            extra=execution.travelled.found(),
-        )
+        execution.outcome = self._pruned(execution)
 
     @kept(None)
     def ended(self, name: str, result: Mapping[str, Any]) -> None:
@@ -142,12 +169,10 @@ class Drive:
         if execution is None:
             return
         if execution.outcome is None and "outcome" in result:
-            self._receive(execution, result)
+            self._catch_up(execution, result)
             execution.outcome = Outcome(**json.loads(result["outcome"]))
-        if execution.outcome is None:
-            self.study.leave(execution.plan.number)
-        else:
-            self.study.tell(execution.plan.number, execution.outcome)
+        # One that waited was ended by Ray's scheduler, which had asked nobody.
+        self.study.tell(execution.plan.number, execution.outcome or self._pruned(execution))
 
     @kept(None)
     def failed(self, name: str) -> None:
@@ -155,7 +180,7 @@ class Drive:
         execution = self._forget(name)
         if execution is None:
             return
-        outcome = execution.outcome or _lost(execution)
+        outcome = execution.outcome or lost(execution.trial)
         if not outcome.worker:
             outcome = replace(outcome, worker=self._where(execution))
         self.study.tell(execution.plan.number, outcome)
@@ -178,11 +203,26 @@ class Drive:
         self._last_tick = now
         self.study.tick()
         if self.interrupts.count and self._deadline is None:
-            self._deadline = now + GRACE
+            grace = 0.0 if self._gathers else GRACE  # those are saved at every measurement
+            self._deadline = now + grace
             self.study.stopping = "interrupted"
-            self.study.emit("stopping", seconds=GRACE, trials=sorted(self.study.running))
+            self.study.emit("stopping", seconds=grace, trials=sorted(self.study.running))
         for name in self.silence.lost():
             self._give_up(str(name))
+
+    def number(self, name: str) -> int:
+        """The study's number of a trial."""
+        return self.executions[name].plan.number
+
+    @property
+    def mode(self) -> str:
+        """The direction of the study as Ray calls it."""
+        return "max" if self.study.spec.direction == "maximize" else "min"
+
+    @property
+    def room(self) -> int:
+        """How many trials may run at once."""
+        return self.cluster.room()
 
     @property
     def over(self) -> bool:
@@ -202,6 +242,32 @@ class Drive:
     @property
     def _winding_down(self) -> bool:
         return bool(self.interrupts.count)
+
+    @property
+    def _gathers(self) -> bool:
+        """Whether all trials are known to Ray from the beginning."""
+        return self.scheduling is not None and self.scheduling.pauses
+
+    def _catch_up(self, execution: Execution, result: Mapping[str, Any]) -> None:
+        """Takes in what came with a result: files, and the past of a trial that goes on from a
+        checkpoint, its own or another's."""
+        self._receive(execution, result)
+        past = [Measurement.from_json(data) for data in json.loads(result.get("past", "[]"))]
+        if "lineage" in result:
+            found = Lineage.from_json(json.loads(result["lineage"]))
+            execution.plan = self.study.take_over(execution.plan.number, found, past)
+            return
+        for measurement in past:
+            execution.travelled.add(measurement)
+            self.study.observe(execution.plan.number, measurement)
+
+    def _pruned(self, execution: Execution) -> Outcome:
+        return Outcome(
+            "pruned",
+            seconds=execution.seconds,
+            worker=self._where(execution),
+            extra=execution.travelled.found(),
+        )
 
     def _forget(self, name: str) -> Execution | None:
         self.silence.end(name)
@@ -227,6 +293,8 @@ class Drive:
         """Writes the files that came with a result (Ray has flattened them) to the study."""
         prefix = f"{FILES}/"
         found = {k.removeprefix(prefix): v for k, v in result.items() if k.startswith(prefix)}
+        if LINEAGE in found:  # it belongs to the checkpoints that come with it
+            forget_checkpoint(execution.plan.checkpoint)
         if found:
             receive(self.study.folder.trial(execution.plan.number), found)
 
@@ -241,23 +309,3 @@ class Drive:
     def _where(self, execution: Execution) -> str:
         last = getattr(execution.trial, "last_result", None) or {}
         return f"{last['hostname']}/{last['pid']} " if "pid" in last else ""
-
-
-def _lost(execution: Execution) -> Outcome:
-    """Why Ray says that a worker is gone, in one line."""
-    said = _error(execution.trial)
-    if "OutOfMemoryError" in said:
-        return Outcome("failed", "oom", "Ray ended the worker: the node's memory ran out")
-    if "node" in said and ("died" in said or "dead" in said or "removed" in said):
-        return Outcome("failed", "lost", "the node of its worker is gone")
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return Outcome("failed", "lost", f"its worker is gone: {(lines or ['no reason given'])[-1]}")
-
-
-def _error(trial: Any) -> str:
-    """What Ray wrote down of a trial's error."""
-    try:
-        text: str = (Path(trial.local_path) / trial.run_metadata.error_filename).read_text()
-        return text
-    except (AttributeError, TypeError, OSError):
-        return ""

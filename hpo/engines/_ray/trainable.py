@@ -18,7 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
+from hpo import lineage
 from hpo.engines._ray.files import Mirror
+from hpo.engines._ray.population import point
+from hpo.lineage import Lineage
 
 if TYPE_CHECKING:
     from hpo.trial import Outcome, Plan
@@ -27,9 +30,12 @@ if TYPE_CHECKING:
 
 class StudyTrial(tune.Trainable):  # type: ignore[misc]
     """Config: `plan` and `spec` as JSON, `worker` (what every worker of the study is told),
-    `bundle` (what it gets), `files` (a checkpoint, for nodes without the study's folder).
+    `bundle` (what it gets), `files` (a checkpoint, for nodes without the study's folder), `point`
+    (the knobs of a member of a population).
 
-    A result holds a `measurement`, or the `outcome` with which the trial ended, as JSON.
+    A result holds a `measurement`, or the `outcome` with which the trial ended, as JSON; the first
+    one of a trial that goes on from a checkpoint also its `past`, and its `lineage` if the
+    checkpoint was another trial's.
     """
 
     _problem: Any
@@ -38,6 +44,8 @@ class StudyTrial(tune.Trainable):  # type: ignore[misc]
     _trial: Generator[Measurement, bool, Outcome] | None
     _leaves: bool
     _mirror: Mirror
+    _last: Measurement | None
+    _news: dict[str, Any]
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -50,6 +58,7 @@ class StudyTrial(tune.Trainable):  # type: ignore[misc]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._end()
+        self._mirror.remove()
         self._begin(new_config)
         return True
 
@@ -61,18 +70,36 @@ class StudyTrial(tune.Trainable):  # type: ignore[misc]
             os._exit(1)  # memory ran out: a fresh process gives all of it back
         try:
             if self._trial is None:
-                self._trial = self._started()
-                measurement = next(self._trial)
+                self._last = self._caught_up()
             else:
-                measurement = self._trial.send(True)
+                self._last = self._trial.send(True)
         except StopIteration as end:
             return self._ended(end.value)
         except BaseException as error:
             return self._ended(failure(error))
-        return {"measurement": json.dumps(measurement.to_json()), **self._mirror.changed()}
+        return self._told({"measurement": json.dumps(self._last.to_json())})
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Where the trial is, and the way there."""
+        assert self._mirror.folder is not None and self._last is not None
+        plan, last = self._plan, self._last
+        found = Lineage(plan.number, last.step, last.progress, plan.schedule, plan.taken)
+        lineage.keep(Path(self._mirror.folder), Path(checkpoint_dir), found)
+
+    def load_checkpoint(self, checkpoint: str) -> None:
+        """Goes on from a checkpoint; from another trial's, with the knobs that the config says."""
+        assert self._mirror.folder is not None
+        found = lineage.read(Path(checkpoint))
+        if found.trial != self._plan.number:
+            found = found.taken_over(self._plan.number, point(self.config))
+            self._news["lineage"] = json.dumps(found.to_json())
+        self._end()
+        self._plan = found.carried_out(self._plan)
+        lineage.keep(Path(checkpoint), Path(self._mirror.folder), found)
 
     def cleanup(self) -> None:
         self._end()
+        self._mirror.remove()
 
     def get_auto_filled_metrics(self, *given: Any, **named: Any) -> dict[str, Any]:
         """Ray's own fields, without the config that the driver has sent."""
@@ -84,8 +111,9 @@ class StudyTrial(tune.Trainable):  # type: ignore[misc]
 
         self._plan = Plan.from_json(json.loads(config["plan"]))
         self._spec = config["spec"]
-        self._trial = None
+        self._trial = self._last = None
         self._leaves = False
+        self._news = {}
         self._mirror = Mirror(self._plan.checkpoint, config)
 
     def _started(self) -> Generator[Measurement, bool, Outcome]:
@@ -97,11 +125,30 @@ class StudyTrial(tune.Trainable):  # type: ignore[misc]
             self._problem = load(StudySpec.model_validate(json.loads(self._spec)))
         return execute(self._problem, replace(self._plan, checkpoint=self._mirror.folder))
 
+    def _caught_up(self) -> Measurement:
+        """The first measurement that is new; those before it, of a checkpoint, become news."""
+        self._trial = self._started()
+        reached = lineage.reached(self._plan, self._mirror.folder)
+        past: list[Measurement] = []
+        try:
+            measurement = next(self._trial)
+            while measurement.step <= reached:
+                past.append(measurement)
+                measurement = self._trial.send(True)
+        finally:
+            if past:
+                self._news["past"] = json.dumps([one.to_json() for one in past])
+        return measurement
+
+    def _told(self, result: dict[str, Any]) -> dict[str, Any]:
+        news, self._news = self._news, {}
+        return {**result, **news, **self._mirror.changed()}
+
     def _ended(self, outcome: Outcome) -> dict[str, Any]:
         self._trial = None
         self._leaves = outcome.reason == "oom"
         told = json.dumps(replace(outcome, worker=self._name).to_json())
-        return {"outcome": told, "done": not self._leaves, **self._mirror.changed()}
+        return self._told({"outcome": told, "done": not self._leaves})
 
     def _end(self) -> None:
         """Closes a trial that was stopped in the middle, and gives its memory back."""
@@ -109,7 +156,6 @@ class StudyTrial(tune.Trainable):  # type: ignore[misc]
             with suppress(Exception):
                 self._trial.close()
         self._trial = None
-        self._mirror.remove()
         gc.collect()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():

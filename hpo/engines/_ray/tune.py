@@ -76,7 +76,9 @@ class Listen(Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        for name in ("files", "measurement"):
+        if "outcome" in result:  # the end of the trial is still to be told
+            return
+        for name in ("files", "measurement", "past", "lineage"):
             result.pop(name, None)
 
 

@@ -1,4 +1,5 @@
-"""Pruners by name: every pruner of Optuna, with options checked and defaults that fit training.
+"""Pruners by name: every pruner of Optuna, and those of Ray Tune that are schedulers there, with
+options checked and defaults that fit training.
 
 A trial is measured at steps first, 2 first, 3 first, ... up to the last step. Where Optuna's
 defaults count reports, the ones here are shares of that range.
@@ -11,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from hpo.pruners._ray import Asha, OfRay, RayHyperband
+from hpo.pruners._steps import Steps as Steps
 from hpo.samplers._options import option, read
 from hpo.samplers._quiet import quiet
 from search_spaces.errors import HpoError
@@ -20,20 +23,6 @@ if TYPE_CHECKING:
     from optuna.pruners import BasePruner
 
 Spec: TypeAlias = str | Mapping[str, Any] | None
-
-WARMUP = 0.2  # the share of the steps in which curves are too young to be compared
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Where a trial is measured: the first step, and the last one where it is known."""
-
-    first: int = 1
-    last: int | None = None
-
-    @property
-    def warmup(self) -> int:
-        return 0 if self.last is None else int(WARMUP * self.last)
 
 
 @dataclass(frozen=True)
@@ -217,7 +206,14 @@ class Patient:
         from optuna.pruners import NopPruner, PatientPruner
 
         try:
-            then = _read(self.then).build(steps)
+            chosen = _read(self.then)
+            if isinstance(chosen, OfRay):
+                raise HpoError(
+                    f"prune patient: then is {name_of(self.then)}, which decides by itself",
+                    hint=f"use prune: {name_of(self.then)} alone, or a pruner of Optuna's here",
+                    code="bad-option",
+                )
+            then = chosen.build(steps)
         except HpoError as error:
             raise error.under("patient", "then") from None
         wrapped = None if isinstance(then, NopPruner) else then
@@ -226,7 +222,16 @@ class Patient:
 
 
 Record: TypeAlias = (
-    NoPruning | Median | Percentile | Hyperband | SuccessiveHalving | Patient | Threshold | Wilcoxon
+    NoPruning
+    | Median
+    | Percentile
+    | Hyperband
+    | SuccessiveHalving
+    | Patient
+    | Threshold
+    | Wilcoxon
+    | Asha
+    | RayHyperband
 )
 RECORDS: Mapping[str, type[Record]] = {
     "none": NoPruning,
@@ -237,6 +242,8 @@ RECORDS: Mapping[str, type[Record]] = {
     "patient": Patient,
     "threshold": Threshold,
     "wilcoxon": Wilcoxon,
+    "asha": Asha,
+    "ray_hyperband": RayHyperband,
 }
 
 
@@ -257,14 +264,28 @@ def build(spec: Spec, first_step: int = 1, max_step: int | None = None) -> BaseP
         raise error.under("prune") from None
 
 
+def of_ray(spec: Spec) -> OfRay | None:
+    """The pruner that a valid spec describes if it is a scheduler of Ray Tune, else None."""
+    found = _read(spec)
+    return found if isinstance(found, OfRay) else None
+
+
+def pauses(spec: Spec) -> bool:
+    """Whether it stops trials at their measurements and takes them up again."""
+    found = of_ray(spec)
+    return found is not None and found.pauses
+
+
+def name_of(spec: Spec) -> str:
+    """The name in a spec."""
+    return _parts(spec)[0]
+
+
 def _read(spec: object) -> Record:
     name, options = _parts(spec)
     path = () if isinstance(spec, str) else (name,)
     if name not in RECORDS:
-        extra = ""
-        if name.lower() == "asha":
-            extra = "\nasha without pausing trials is successive_halving here"
-        hint = f"known: {', '.join(RECORDS)}{extra}"
+        hint = f"known: {', '.join(RECORDS)}"
         raise unknown("pruner", name, RECORDS, hint=hint, path=path)
     return read(RECORDS[name], options, f"prune {name}", path)
 

@@ -1,0 +1,206 @@
+"""Ray Tune's own schedulers beside the study: it is told first, then Ray decides.
+
+A scheduler that lets trials wait (a population's does, HyperBand) knows all of them from the
+beginning; they wait, paused, until there is room.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import SearchAlgorithm, SearchGenerator
+
+from hpo.engines._ray.tune import AskAndTell, Forward
+
+if TYPE_CHECKING:
+    from hpo.engines._ray.driving import Drive, Question
+
+
+def scheduler(drive: Drive) -> TrialScheduler:
+    """What Ray schedules the trials of a study with."""
+    found = drive.scheduling
+    if found is None:
+        return Forward(drive)
+    mixin = Inheriting if found.evolution else Halving if found.pauses else Deciding
+    kind = type(f"Study{found.kind.__name__}", (mixin, found.kind), {})
+    settings = {"time_attr": "step", "metric": "score", "mode": drive.mode, **found.settings}
+    made: Any = kind(**settings)
+    made.drive, made.kept = drive, set()
+    return made
+
+
+class Deciding:
+    """In front of a scheduler of Ray's: the study takes in a result, then Ray is asked."""
+
+    drive: Drive
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        name = trial.trial_id
+        if not self.drive.measured(name, result):
+            return str(TrialScheduler.STOP)
+        question = self.drive.question(name, result)
+        if question is None:
+            return str(TrialScheduler.CONTINUE)
+        with self._chance(name, question):
+            decision = super().on_trial_result(  # type: ignore[misc]
+                tune_controller, trial, question.asked
+            )
+        return self._decided(name, question, decision)
+
+    def _decided(self, name: str, question: Question, decision: Any) -> str:
+        if question.last:  # it has come to its end: there is nothing left to save
+            return str(TrialScheduler.CONTINUE)
+        if decision == TrialScheduler.STOP:
+            self.drive.prune(name)
+        elif decision != TrialScheduler.CONTINUE:
+            self.drive.silence.end(name)
+        return str(decision)
+
+    @contextmanager
+    def _chance(self, name: str, question: Question) -> Iterator[None]:
+        """What a scheduler draws depends on the study's seed, the step and the trial alone; on the
+        trial only where it does not wait for all of them: who is last is chance."""
+        last = "" if getattr(self, "_synch", False) else self.drive.number(name)
+        seen = f"{self.drive.study.spec.seed}:{question.asked['step']}:{last}"
+        seed = int.from_bytes(blake2b(seen.encode(), digest_size=4).digest(), "big")
+        before, numpy_before = random.getstate(), np.random.get_state()
+        random.seed(seed)
+        np.random.seed(seed)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            random.setstate(before)
+            np.random.set_state(numpy_before)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self.drive.met(trial.trial_id, trial)
+        super().on_trial_error(tune_controller, trial)  # type: ignore[misc]
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """None in particular: Ray starts those that are pending as there is room."""
+
+
+class Gathering(Deciding):
+    """The same for one that lets trials wait; `_due` says which of them goes on first, if any."""
+
+    kept: set[Any]
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, trial)  # type: ignore[misc]
+        trial.set_status(Trial.PAUSED)
+        self._waits(tune_controller, trial, True)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        self._waits(tune_controller, trial, False)
+        super().on_trial_complete(tune_controller, trial, result)  # type: ignore[misc]
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        self._waits(tune_controller, trial, False)
+        super().on_trial_remove(tune_controller, trial)  # type: ignore[misc]
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        self._waits(tune_controller, trial, False)
+        super().on_trial_error(tune_controller, trial)
+
+    def _waits(self, tune_controller: Any, trial: Any, waits: bool) -> None:
+        """Lets Ray keep a worker for a trial that may wait, until it has ended: a new one takes
+        seconds to start. There is no public way to say so."""
+        if waits != (trial in self.kept):
+            self.kept ^= {trial}
+            controller = getattr(tune_controller, "_tune_controller", tune_controller)
+            by = 1 if waits else -1
+            controller._actor_cache.increase_max(trial.placement_group_factory, by)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """The one that is due, if there is room for it; else one that is on its way."""
+        trials = [t for t in tune_controller.get_trials() if not t.is_finished()]
+        paused = [trial for trial in trials if trial.status == Trial.PAUSED]
+        pending = [trial for trial in trials if trial.status == Trial.PENDING]
+        if len(trials) - len(paused) < self.drive.room and not self.drive.over:
+            due = self._due(paused, pending)
+            if due is None and len(trials) == len(paused):  # those they wait for are gone
+                due = next(iter(paused), None)
+            if due is not None:
+                return due
+        return next(iter(pending), None)
+
+    def _due(self, paused: Sequence[Any], pending: Sequence[Any]) -> Any:
+        raise NotImplementedError
+
+
+class Halving(Gathering):
+    """The same for HyperBand: the trials that its brackets let go on."""
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, trial)
+        self._bracket(trial).trials_to_unpause.add(trial)
+
+    def _due(self, paused: Sequence[Any], pending: Sequence[Any]) -> Any:
+        ready = (t for t in paused if t in self._bracket(t).trials_to_unpause)
+        return next(ready, None)
+
+    def _bracket(self, trial: Any) -> Any:
+        info: Any = self._trial_info  # type: ignore[attr-defined]
+        return info[trial][0]
+
+
+class Inheriting(Gathering):
+    """The same for a population: an heir keeps its own plan and gets the donor's knobs, changed."""
+
+    def _due(self, paused: Sequence[Any], pending: Sequence[Any]) -> Any:
+        """The one that is furthest behind; where all wait for each other, none that is there."""
+        states: Any = self._trial_state  # type: ignore[attr-defined]
+
+        def reached(trial: Any) -> float:
+            return float(states[trial].last_train_time)
+
+        if self._synch:  # type: ignore[attr-defined]
+            there: float = self._next_perturbation_sync  # type: ignore[attr-defined]
+            paused = [trial for trial in paused if reached(trial) < there]
+        due = min(paused, key=reached, default=None)
+        behind = due is not None and all(reached(due) <= reached(trial) for trial in pending)
+        return due if behind else None
+
+    def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], Any]:
+        made, operations = super()._get_new_config(trial, trial_to_clone)  # type: ignore[misc]
+        assert self.drive.population is not None
+        heir = self.drive.population.inherited(trial_to_clone.config, made["knobs"])
+        return {**trial.config, **heir}, operations
+
+
+class Members(SearchAlgorithm):  # type: ignore[misc]
+    """AskAndTell for schedulers of populations, which refuse whatever Ray makes of a searcher."""
+
+    def __init__(self, drive: Drive) -> None:
+        self._generator = SearchGenerator(AskAndTell(drive))
+
+    @property
+    def total_samples(self) -> int:
+        return int(self._generator.total_samples)
+
+    def add_configurations(self, experiments: Any) -> None:
+        self._generator.add_configurations(experiments)
+
+    def next_trial(self) -> Any:
+        return self._generator.next_trial()
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        self._generator.on_trial_complete(trial_id, result, error)
+
+    def is_finished(self) -> bool:
+        return bool(self._generator.is_finished())
+
+    def set_finished(self) -> None:
+        self._generator.set_finished()
