@@ -40,6 +40,7 @@ JSON_NAMES = {
     "end": "outcome",
     "retry": "retry",
     "stopping": "stopping",
+    "waiting": "waiting",
 }
 
 
@@ -181,6 +182,9 @@ class Console:
         if running:
             wait = f"waiting up to {event['seconds']:.0f}s (Ctrl-C again to drop it)"
             self.line(f"stopping: {running}, {wait}")
+
+    def _on_waiting(self, event: Mapping[str, Any]) -> None:
+        self.line(f"no room for {plural(event['trials'], 'trial')}, waiting for {event['for']}")
 
     # -- drawing --------------------------------------------------------------------------------
 

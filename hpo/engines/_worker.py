@@ -54,6 +54,7 @@ def _serve(connection: Connection, spec: Mapping[str, Any]) -> NoReturn:
         try:
             if problem is None:
                 problem = load(StudySpec.model_validate(spec))
+                _send(connection, {"ready": True})
             outcome = drain(problem, plan, observe)
         except BaseException as error:
             outcome = failure(error)

@@ -18,6 +18,7 @@ from hpo.engines import Engine, Slots
 from hpo.engines._devices import environments
 from hpo.engines._interrupts import Interrupts
 from hpo.engines._process import Worker
+from hpo.engines._silence import Silence
 from hpo.trial import Outcome, Plan, drain
 from objectives.training.measurement import Measurement
 
@@ -97,6 +98,7 @@ class _Pool:
             _Slot(environment) for environment in environments(replace(slots, workers=wanted))
         ]
         self.last_tick = 0.0
+        self.silence = Silence(study.spec.silence)
 
     def drain(self) -> None:
         while not self.study.done() and self.study.stopping != "now":
@@ -130,9 +132,11 @@ class _Pool:
             plan = self.study.ask()
             if plan is None:
                 return
-            if slot.worker is None:
-                slot.worker = Worker.start(self.study, index, slot.environment, self.limits)
             slot.plan = plan
+            if slot.worker is None:  # what it takes to start is no silence: it says when it is up
+                slot.worker = Worker.start(self.study, index, slot.environment, self.limits)
+            else:
+                self.silence.begin(plan.number)
             slot.worker.send({"run": plan.to_json()})
 
     def _turn(self, timeout: float) -> None:
@@ -154,6 +158,10 @@ class _Pool:
     def _handle(self, slot: _Slot, message: Mapping[str, Any]) -> None:
         assert slot.plan is not None and slot.worker is not None
         number = slot.plan.number
+        if "ready" in message:
+            self.silence.begin(number)
+            return
+        self.silence.heard(number)
         if "measurement" in message:
             measurement = Measurement.from_json(message["measurement"])
             slot.worker.send({"go": self.study.observe(number, measurement)})
@@ -163,15 +171,27 @@ class _Pool:
             if message.get("leaves"):
                 slot.worker.end(at_once=False)
                 slot.worker = None
+            self.silence.end(number, outcome.state == "complete")
             self.study.tell(number, outcome)
 
     def _lost(self, slot: _Slot) -> None:
         """A worker died: its trial is retried or failed; the slot gets a new worker."""
         assert slot.plan is not None and slot.worker is not None
         reason, message = slot.worker.why_dead()
-        number, name = slot.plan.number, slot.worker.name
+        self._fail(slot, Outcome("failed", reason, message, worker=slot.worker.name))
+
+    def _give_up(self, slot: _Slot) -> None:
+        """A worker was silent for too long: it may hang for ever."""
+        assert slot.worker is not None
+        slot.worker.end(at_once=True)
+        self._fail(slot, self.silence.outcome(slot.worker.name))
+
+    def _fail(self, slot: _Slot, outcome: Outcome) -> None:
+        assert slot.plan is not None
+        number = slot.plan.number
         slot.worker, slot.plan = None, None
-        self.study.tell(number, Outcome("failed", reason, message, worker=name))
+        self.silence.end(number)
+        self.study.tell(number, outcome)
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -179,6 +199,11 @@ class _Pool:
             return
         self.last_tick = now
         self.study.tick()
+        silent = self.silence.lost()
         for slot in self.slots:
-            if slot.plan is not None and slot.worker is not None and slot.worker.gone():
+            if slot.plan is None or slot.worker is None:
+                continue
+            if slot.worker.gone():
                 self._lost(slot)
+            elif slot.plan.number in silent and not slot.worker.connection.poll():
+                self._give_up(slot)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 TICK = 0.5
 GRACE = 30.0
+WAITING = 10.0  # seconds without a running trial, of which it takes some to start a worker
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -37,6 +39,7 @@ class Execution:
     plan: Plan
     travelled: Travelled
     trial: Any = None
+    started: bool = False
     outcome: Outcome | None = None
     seconds: float = 0.0
 
@@ -71,6 +74,8 @@ class Drive:
     executions: dict[str, Execution] = field(default_factory=dict)
     error: BaseException | None = None
     _last_tick: float = 0.0
+    _room_since: float = field(default_factory=time.monotonic)
+    _told_of_waiting: bool = False
     _deadline: float | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -166,6 +171,8 @@ class Drive:
     def started(self, name: str) -> None:
         """Ray has found room for a trial."""
         self.silence.begin(name)
+        if name in self.executions:
+            self.executions[name].started = True
 
     @kept(None)
     def tick(self) -> None:
@@ -181,6 +188,7 @@ class Drive:
             self.study.emit("stopping", seconds=GRACE, trials=sorted(self.study.running))
         for name in self.silence.lost():
             self._give_up(str(name))
+        self._tell_of_waiting(now)
 
     @property
     def over(self) -> bool:
@@ -202,21 +210,27 @@ class Drive:
         return bool(self.interrupts.count)
 
     def _forget(self, name: str) -> Execution | None:
-        self.silence.end(name)
-        return self.executions.pop(name, None)
+        execution = self.executions.pop(name, None)
+        outcome = execution.outcome if execution is not None else None
+        self.silence.end(name, complete=outcome is not None and outcome.state == "complete")
+        return execution
+
+    def _tell_of_waiting(self, now: float) -> None:
+        """Says, once until a trial runs again, that none runs for want of room."""
+        if any(execution.started for execution in self.executions.values()) or self.over:
+            self._room_since, self._told_of_waiting = now, False
+        elif not self._told_of_waiting and now - self._room_since > WAITING:
+            self._told_of_waiting = True
+            trials = max(1, len(self.executions))
+            what = "other users of the cluster" if self.cluster.has_place() else "nodes"
+            self.study.emit("waiting", **{"trials": trials, "for": what})
 
     def _give_up(self, name: str) -> None:
         import ray
 
         execution = self.executions[name]
+        execution.outcome = self.silence.outcome(self._where(execution))
         self.silence.end(name)
-        seconds = self.silence.limit or 0.0
-        execution.outcome = Outcome(
-            "failed",
-            "lost",
-            f"it gave no sign of life for {seconds:.0f} s (silence)",
-            worker=self._where(execution),
-        )
         actor = execution.trial.temporary_state.ray_actor
         if actor is not None:
             ray.kill(actor, no_restart=True)
@@ -246,10 +260,18 @@ def _lost(execution: Execution) -> Outcome:
     said = _error(execution.trial)
     if "OutOfMemoryError" in said:
         return Outcome("failed", "oom", "Ray ended the worker: the node's memory ran out")
+    if "RuntimeEnvSetupError" in said:
+        return Outcome("failed", "lost", f"its worker cannot be started: {_told(said)}")
     if "node" in said and ("died" in said or "dead" in said or "removed" in said):
         return Outcome("failed", "lost", "the node of its worker is gone")
+    return Outcome("failed", "lost", f"its worker is gone: {_told(said)}")
+
+
+def _told(said: str) -> str:
+    """What matters of what Ray has to say."""
+    found = re.search(r"Worker exit detail: (.*)", said)
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return Outcome("failed", "lost", f"its worker is gone: {(lines or ['no reason given'])[-1]}")
+    return found[1].split(". ")[0] if found else (lines or ["no reason given"])[-1]
 
 
 def _error(trial: Any) -> str:

@@ -47,6 +47,8 @@ class StudyTrial(tune.Trainable):  # type: ignore[misc]
         self._name = _settle(config)
         self._problem = None
         self._begin(config)
+        with suppress(Exception):  # the first step tells of it
+            self._load()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._end()
@@ -89,13 +91,18 @@ class StudyTrial(tune.Trainable):  # type: ignore[misc]
         self._mirror = Mirror(self._plan.checkpoint, config)
 
     def _started(self) -> Generator[Measurement, bool, Outcome]:
+        from hpo.trial import execute
+
+        self._load()
+        return execute(self._problem, replace(self._plan, checkpoint=self._mirror.folder))
+
+    def _load(self) -> None:
+        """Gets the problem ready: what is imported for it takes seconds."""
         from hpo.problem import load
         from hpo.spec import StudySpec
-        from hpo.trial import execute
 
         if self._problem is None:
             self._problem = load(StudySpec.model_validate(json.loads(self._spec)))
-        return execute(self._problem, replace(self._plan, checkpoint=self._mirror.folder))
 
     def _ended(self, outcome: Outcome) -> dict[str, Any]:
         self._trial = None
