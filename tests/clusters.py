@@ -4,7 +4,7 @@ import os
 import signal
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -42,6 +42,13 @@ class Nodes:
             os.kill(pid, signal.SIGKILL)
         self._cluster.remove_node(node, allow_graceful=False)
         self._added.remove(node)
+
+    def behead(self) -> None:
+        """The head dies without a word."""
+        for processes in self._cluster.head_node.all_processes.values():
+            for one in processes:
+                with suppress(ProcessLookupError):
+                    os.kill(one.process.pid, signal.SIGKILL)
 
     def of(self, pid: int) -> Any:
         """The node a worker is on."""
@@ -96,6 +103,12 @@ def joined(nodes: Nodes) -> Iterator[None]:
             yield
         finally:
             ray.shutdown()
+
+
+def below(pid: int) -> list[int]:
+    """All processes that a process has started, and that those have."""
+    found = children(pid)
+    return found + [deeper for child in found for deeper in below(child)]
 
 
 def _raylet(node: Any) -> int:

@@ -29,8 +29,9 @@ SHORT: dict[str, Any] = {
     "training": {"evaluations": 4},
     "trials": 1,
 }
-RAY: dict[str, Any] = {"engine": "ray"}
+RAY: dict[str, Any] = {"engine": "ray", "gpus_per_trial": 0}
 HALF: dict[str, Any] = {"engine": "ray", "ray": {"cpus_per_trial": 0.5}}
+GONE = "its worker, or the node it was on, is gone"
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,9 @@ def test_a_killed_worker_s_trial_goes_on_from_its_checkpoint(
     mlruns: Path, marks: Path, two: Nodes
 ) -> None:
     options = {"folder": str(marks), "at": 8}
-    whole = run(mlruns, f"{FRAGILE}:Traced", name="whole", objective_options={"folder": str(marks)}, **SHORT)  # noqa: E501
+    whole = run(
+        mlruns, f"{FRAGILE}:Traced", name="whole", objective_options={"folder": str(marks)}, **SHORT
+    )
     result = run(mlruns, f"{FRAGILE}:Fragile", workers=1, objective_options=options, **SHORT, **RAY)
     assert table(result) == table(whole)
     (lost,) = result.records[0].attempts
@@ -130,7 +133,7 @@ def test_a_killed_black_box_begins_anew_as_another_attempt(
     assert outcomes(result) == ["complete"]
     lost = [(a["reason"], a["attempt"], a["step"]) for a in result.records[0].attempts]
     assert lost == [("lost", 0, 2), ("lost", 1, 4)]
-    assert all("killed by SIGKILL" in a["message"] for a in result.records[0].attempts)
+    assert {a["message"] for a in result.records[0].attempts} == {GONE}
     assert [e["attempt"] for e in events(result, "start")] == [0, 1, 2]
     told_once(result)
 
@@ -166,9 +169,7 @@ def test_the_trials_of_a_node_that_dies_go_on_elsewhere_within_seconds(
 # -- damaged checkpoints --------------------------------------------------------------------------
 
 
-def test_a_checkpoint_that_was_cut_is_set_aside_once(
-    mlruns: Path, marks: Path, two: Nodes
-) -> None:
+def test_a_checkpoint_that_was_cut_is_set_aside_once(mlruns: Path, marks: Path, two: Nodes) -> None:
     reference, options = f"{FRAGILE}:Traced", {"folder": str(marks)}
     whole = run(mlruns, reference, name="whole", objective_options=options, **SHORT)
     trial = mlruns.absolute() / "studies" / "s" / "trials" / "00000"
@@ -198,7 +199,7 @@ def test_a_trial_out_of_gpu_memory_gets_a_whole_gpu_once(
 ) -> None:
     result = run(
         mlruns, "out_of_gpu", trials=4, workers=2, space=X, gpus_per_trial=0.5,
-        objective_options={"folder": str(marks), "times": times}, **RAY,
+        objective_options={"folder": str(marks), "times": times}, **HALF,
     )  # fmt: skip
     assert outcomes(result) == ["complete" if times == 1 else "failed", *["complete"] * 3]
     first = result.records[0]

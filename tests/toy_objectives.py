@@ -89,6 +89,13 @@ def slow(h: Knobs, seed: int, folder: str, seconds: float = 20.0) -> Iterator[di
     yield {"val_loss": 0.5, "progress": 1.0}
 
 
+def timed(h: Knobs, seed: int, seconds: float = 0.0) -> Iterator[dict[str, float]]:
+    """Five steps that take so long each."""
+    for step in range(1, 6):
+        time.sleep(seconds)
+        yield {"val_loss": h()["x"] / step, "progress": step / 5}
+
+
 def together(h: Knobs, seed: int, folder: str) -> float:
     """Ends only once another trial runs as well."""
     mark(folder, "running")

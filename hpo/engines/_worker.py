@@ -93,10 +93,15 @@ def _watch(driver: int, log: str) -> None:
     while True:
         if os.getppid() != driver:
             _leave()
-        with suppress(OSError):
-            if Path(log).stat().st_size > LARGEST_LOG:
-                shorten(Path(log))
+        keep_short(Path(log))
         time.sleep(0.5)
+
+
+def keep_short(log: Path) -> None:
+    """Shortens a log that has grown too long."""
+    with suppress(OSError):
+        if log.stat().st_size > LARGEST_LOG:
+            shorten(log)
 
 
 def shorten(log: Path) -> None:

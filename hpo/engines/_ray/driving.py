@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -28,7 +27,8 @@ if TYPE_CHECKING:
 
 TICK = 0.5
 GRACE = 30.0
-WAITING = 10.0  # seconds without a running trial, of which it takes some to start a worker
+NO_NODES = 10.0  # seconds without a running trial after which a user hears of it
+NO_ROOM = 60.0  # the same where a worker may be about to start
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -158,6 +158,7 @@ class Drive:
         execution = self._forget(name)
         if execution is None:
             return
+        self._end_worker(execution)  # it may only have been out of reach, and would go on
         outcome = execution.outcome or _lost(execution)
         if not outcome.worker:
             outcome = replace(outcome, worker=self._where(execution))
@@ -219,21 +220,27 @@ class Drive:
         """Says, once until a trial runs again, that none runs for want of room."""
         if any(execution.started for execution in self.executions.values()) or self.over:
             self._room_since, self._told_of_waiting = now, False
-        elif not self._told_of_waiting and now - self._room_since > WAITING:
+        elif not self._told_of_waiting and (waited := now - self._room_since) > NO_NODES:
+            has_place = self.cluster.has_place()
+            if has_place and waited < NO_ROOM:
+                return
             self._told_of_waiting = True
+            what = "other users of the cluster" if has_place else "nodes"
             trials = max(1, len(self.executions))
-            what = "other users of the cluster" if self.cluster.has_place() else "nodes"
             self.study.emit("waiting", **{"trials": trials, "for": what})
 
     def _give_up(self, name: str) -> None:
-        import ray
-
         execution = self.executions[name]
         execution.outcome = self.silence.outcome(self._where(execution))
         self.silence.end(name)
-        actor = execution.trial.temporary_state.ray_actor
-        if actor is not None:
-            ray.kill(actor, no_restart=True)
+        self._end_worker(execution)
+
+    def _end_worker(self, execution: Execution) -> None:
+        import ray
+
+        state = getattr(execution.trial, "temporary_state", None)
+        if state is not None and state.ray_actor is not None:
+            ray.kill(state.ray_actor, no_restart=True)
 
     def _receive(self, execution: Execution, result: Mapping[str, Any]) -> None:
         """Writes the files that came with a result (Ray has flattened them) to the study."""
@@ -262,21 +269,23 @@ def _lost(execution: Execution) -> Outcome:
         return Outcome("failed", "oom", "Ray ended the worker: the node's memory ran out")
     if "RuntimeEnvSetupError" in said:
         return Outcome("failed", "lost", f"its worker cannot be started: {_told(said)}")
-    if "node" in said and ("died" in said or "dead" in said or "removed" in said):
+    if "node has died" in said or "node was dead" in said:
         return Outcome("failed", "lost", "the node of its worker is gone")
+    if "ActorDiedError" in said or "ActorUnavailableError" in said:
+        return Outcome("failed", "lost", "its worker, or the node it was on, is gone")
     return Outcome("failed", "lost", f"its worker is gone: {_told(said)}")
 
 
 def _told(said: str) -> str:
-    """What matters of what Ray has to say."""
-    found = re.search(r"Worker exit detail: (.*)", said)
+    """The last line of what Ray has to say."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return found[1].split(". ")[0] if found else (lines or ["no reason given"])[-1]
+    return (lines or ["no reason given"])[-1]
 
 
 def _error(trial: Any) -> str:
     """What Ray wrote down of a trial's error."""
     try:
-        return (Path(trial.local_path) / trial.run_metadata.error_filename).read_text()
+        name = str(trial.run_metadata.error_filename)
+        return (Path(trial.local_path) / name).read_text()
     except (AttributeError, TypeError, OSError):
         return ""

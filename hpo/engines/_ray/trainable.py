@@ -10,6 +10,8 @@ import json
 import os
 import socket
 import sys
+import threading
+import time
 from collections.abc import Generator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -132,7 +134,7 @@ def _settle(config: Mapping[str, Any]) -> str:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     with suppress(OSError):
         os.chdir(told["cwd"])
-    limit_memory(told["memory"])
+    limit_memory(_beside_ray(told["memory"]))
     log = Path(told["folder"]) / f"worker-{os.getpid()}.log"
     if log.parent.is_dir():
         with log.open("ab") as file:
@@ -140,5 +142,26 @@ def _settle(config: Mapping[str, Any]) -> str:
             sys.stderr.flush()
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
+        threading.Thread(target=_watch, args=(log,), daemon=True).start()
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
     return f"{socket.gethostname()}/{os.getpid()} {f'cuda:{gpus}' if gpus else 'cpu'}"
+
+
+def _beside_ray(memory: int | None) -> int | None:
+    """The limit for a trial, with what Ray has taken of it before: without memory its threads do
+    not end the process, they write about it for ever."""
+    if memory is None:
+        return None
+    try:
+        status = Path("/proc/self/status").read_text()
+        return memory + 1024 * int(status.partition("VmData:")[2].split()[0])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def _watch(log: Path) -> None:
+    from hpo.engines._worker import keep_short
+
+    while True:
+        keep_short(log)
+        time.sleep(0.5)
