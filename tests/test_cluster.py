@@ -53,7 +53,7 @@ def told_once(result: Result) -> None:
         seen = Counter((e["trial"], e["attempt"]) for e in events(result, kind))
         assert set(seen.values()) == {1}
     steps = Counter((e["trial"], e["attempt"], e["step"]) for e in events(result, "measurement"))
-    assert set(steps.values()) == {1}
+    assert set(steps.values()) <= {1}
     assert len(result.records) == len({e["trial"] for e in events(result, "end")})
 
 

@@ -271,7 +271,7 @@ def _lost(execution: Execution) -> Outcome:
         return Outcome("failed", "lost", f"its worker cannot be started: {_told(said)}")
     if "node has died" in said or "node was dead" in said:
         return Outcome("failed", "lost", "the node of its worker is gone")
-    if "ActorDiedError" in said or "ActorUnavailableError" in said:
+    if "process has died" in said or "is unavailable" in said:
         return Outcome("failed", "lost", "its worker, or the node it was on, is gone")
     return Outcome("failed", "lost", f"its worker is gone: {_told(said)}")
 
