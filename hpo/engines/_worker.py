@@ -65,6 +65,7 @@ def _serve(connection: Connection, spec: Mapping[str, Any]) -> NoReturn:
         try:
             if problem is None:
                 problem = load(StudySpec.model_validate(spec))
+                _send(connection, {"ready": True})
             for number, outcome in drain_together(problem, [*plans.values()], observe):
                 tell(number, outcome)
         except BaseException as error:
@@ -103,10 +104,15 @@ def _watch(driver: int, log: str) -> None:
     while True:
         if os.getppid() != driver:
             _leave()
-        with suppress(OSError):
-            if Path(log).stat().st_size > LARGEST_LOG:
-                shorten(Path(log))
+        keep_short(Path(log))
         time.sleep(0.5)
+
+
+def keep_short(log: Path) -> None:
+    """Shortens a log that has grown too long."""
+    with suppress(OSError):
+        if log.stat().st_size > LARGEST_LOG:
+            shorten(log)
 
 
 def shorten(log: Path) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.engines import Engine, Slots
 from hpo.engines._devices import environments
 from hpo.engines._process import Worker
+from hpo.engines._silence import Silence
 from hpo.interrupts import Interrupts
 from hpo.packing import drain_together
 from hpo.trial import Outcome, Plan
@@ -107,6 +108,7 @@ class _Pool:
             _Slot(environment) for environment in environments(replace(slots, workers=wanted))
         ]
         self.last_tick = 0.0
+        self.silence = Silence(study.spec.silence)
 
     def drain(self) -> None:
         while not self.study.done() and self.study.stopping != "now":
@@ -140,9 +142,11 @@ class _Pool:
             plans = self.study.ask_together(self.study.spec.pack)
             if not plans:
                 return
-            if slot.worker is None:
-                slot.worker = Worker.start(self.study, index, slot.environment, self.limits)
             slot.trials = {plan.number for plan in plans}
+            if slot.worker is None:  # what it takes to start is no silence: it says when it is up
+                slot.worker = Worker.start(self.study, index, slot.environment, self.limits)
+            else:
+                self._begin(slot)
             slot.worker.send({"run": [plan.to_json() for plan in plans]})
 
     def _turn(self, timeout: float) -> None:
@@ -163,9 +167,13 @@ class _Pool:
 
     def _handle(self, slot: _Slot, message: Mapping[str, Any]) -> None:
         assert slot.worker is not None
+        if "ready" in message:
+            self._begin(slot)
+            return
         number = message.get("trial")
         if number not in slot.trials:
             return
+        self.silence.heard(number)
         if "measurement" in message:
             measurement = Measurement.from_json(message["measurement"])
             slot.worker.send({"go": self.study.observe(number, measurement)})
@@ -175,16 +183,31 @@ class _Pool:
             if message.get("leaves") and not slot.trials:
                 slot.worker.end(at_once=False)
                 slot.worker = None
+            self.silence.end(number, outcome.state == "complete")
             self.study.tell(number, outcome)
 
     def _lost(self, slot: _Slot) -> None:
         """A worker died: its trials are retried or failed; the slot gets a new worker."""
         assert slot.worker is not None
         reason, message = slot.worker.why_dead()
-        numbers, name = sorted(slot.trials), slot.worker.name
+        self._fail(slot, Outcome("failed", reason, message, worker=slot.worker.name))
+
+    def _give_up(self, slot: _Slot) -> None:
+        """A worker was silent for too long: it may hang for ever."""
+        assert slot.worker is not None
+        slot.worker.end(at_once=True)
+        self._fail(slot, self.silence.outcome(slot.worker.name))
+
+    def _fail(self, slot: _Slot, outcome: Outcome) -> None:
+        numbers = sorted(slot.trials)
         slot.worker, slot.trials = None, set()
         for number in numbers:
-            self.study.tell(number, Outcome("failed", reason, message, worker=name))
+            self.silence.end(number)
+            self.study.tell(number, outcome)
+
+    def _begin(self, slot: _Slot) -> None:
+        for number in slot.trials:
+            self.silence.begin(number)
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -192,6 +215,11 @@ class _Pool:
             return
         self.last_tick = now
         self.study.tick()
+        silent = set(self.silence.lost())
         for slot in self.slots:
-            if slot.trials and slot.worker is not None and slot.worker.gone():
+            if not slot.trials or slot.worker is None:
+                continue
+            if slot.worker.gone():
                 self._lost(slot)
+            elif slot.trials.issubset(silent) and not slot.worker.connection.poll():
+                self._give_up(slot)

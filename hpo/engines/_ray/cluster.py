@@ -12,6 +12,7 @@ from typing import Any
 
 from hpo.engines._devices import cores, visible_gpus
 from hpo.engines._ray.environment import of_workers, use_token
+from hpo.engines._ray.head import Abandoned, Head
 from hpo.errors import HpoError, Unavailable
 from hpo.spec import StudySpec
 from hpo.wording import plural
@@ -28,6 +29,7 @@ class Cluster:
     bundle: Mapping[str, float]
     alone: Mapping[str, float]
     workers: int | None
+    head: Head
     _room: int = 0
     _looked: float = field(default=-LOOK_AGAIN)
 
@@ -39,6 +41,10 @@ class Cluster:
         if now - self._looked > LOOK_AGAIN:
             self._looked, self._room = now, sum(_fit(n, self.bundle) for n in nodes())
         return self._room
+
+    def has_place(self) -> bool:
+        """Whether there is a node on which a trial finds room once others make it."""
+        return any(_fit(node, self.bundle) for node in nodes())
 
 
 @contextmanager
@@ -55,11 +61,16 @@ def connected(spec: StudySpec, log: Path) -> Iterator[Cluster]:
     cpus = _cpus(spec, shared=not ours or address is not None)
     if ours:
         _start(spec, cpus, address, log)
-    try:
-        yield _cluster(spec, cpus, address)
-    finally:
-        if ours:
-            ray.shutdown()
+    at = str(ray.get_runtime_context().gcs_address)
+    with Head(at) as head:
+        try:
+            yield _cluster(spec, cpus, address, head)
+        except Abandoned:
+            assert head.gone is not None
+            raise head.gone from None
+        finally:
+            if ours:
+                ray.shutdown()
 
 
 def nodes() -> list[dict[str, float]]:
@@ -113,7 +124,7 @@ def _start(spec: StudySpec, cpus: float, address: str | None, log: Path) -> None
         ) from error
 
 
-def _cluster(spec: StudySpec, cpus: float, address: str | None) -> Cluster:
+def _cluster(spec: StudySpec, cpus: float, address: str | None, head: Head) -> Cluster:
     share = spec.gpus_per_trial
     has_gpus = any(node.get("GPU", 0) for node in nodes())
     gpus = (1.0 if has_gpus else 0.0) if share is None else share
@@ -129,7 +140,7 @@ def _cluster(spec: StudySpec, cpus: float, address: str | None) -> Cluster:
             code="no-room",
             path=("gpus_per_trial",) if share else ("ray",),
         )
-    return Cluster(bundle, whole, spec.workers)
+    return Cluster(bundle, whole, spec.workers, head)
 
 
 def _cpus(spec: StudySpec, shared: bool) -> float:
