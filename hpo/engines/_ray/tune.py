@@ -79,9 +79,9 @@ class Listen(Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        if "outcome" in result:  # the end of the trial is still to be told
+        if "outcome" in result or result.get("done"):  # the end of the trial is still to be told
             return
-        for name in ("files", "measurement", "past", "lineage"):
+        for name in ("files", "measurement", "past", "lineage", "told"):
             result.pop(name, None)
 
 
