@@ -18,6 +18,7 @@ from hpo.engines._interrupts import Interrupts
 from hpo.engines._ray.cluster import Cluster
 from hpo.engines._ray.files import FILES, receive
 from hpo.engines._silence import Silence
+from hpo.errors import Unavailable
 from hpo.recovery import has_checkpoint
 from hpo.trial import Outcome, Plan, Travelled
 from objectives.training.measurement import Measurement
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 TICK = 0.5
 GRACE = 30.0
+NO_ENVIRONMENT = "set up runtime environment"
+BUSY = "the cluster: it is in use, or its workers do not start (ray status)"
 NO_NODES = 10.0  # seconds without a running trial after which a user hears of it
 NO_ROOM = 60.0  # the same where a worker may be about to start
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -76,6 +79,7 @@ class Drive:
     _last_tick: float = 0.0
     _room_since: float = field(default_factory=time.monotonic)
     _told_of_waiting: bool = False
+    _one_has_started: bool = False
     _deadline: float | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -158,8 +162,17 @@ class Drive:
         execution = self._forget(name)
         if execution is None:
             return
+        said = _error(execution.trial)
+        if NO_ENVIRONMENT in said and not self._one_has_started:
+            self.study.leave(execution.plan.number)
+            raise Unavailable(
+                f"ray: no worker can be started: {_told(said)}",
+                hint="mend ray.runtime_env or the nodes, then continue with hpo run --resume",
+                code="ray",
+                path=("ray", "runtime_env"),
+            )
         self._end_worker(execution)  # it may only have been out of reach, and would go on
-        outcome = execution.outcome or _lost(execution)
+        outcome = execution.outcome or _lost(said)
         if not outcome.worker:
             outcome = replace(outcome, worker=self._where(execution))
         self.study.tell(execution.plan.number, outcome)
@@ -173,7 +186,7 @@ class Drive:
         """Ray has found room for a trial."""
         self.silence.begin(name)
         if name in self.executions:
-            self.executions[name].started = True
+            self.executions[name].started = self._one_has_started = True
 
     @kept(None)
     def tick(self) -> None:
@@ -225,7 +238,7 @@ class Drive:
             if has_place and waited < NO_ROOM:
                 return
             self._told_of_waiting = True
-            what = "other users of the cluster" if has_place else "nodes"
+            what = BUSY if has_place else "nodes"
             trials = max(1, len(self.executions))
             self.study.emit("waiting", **{"trials": trials, "for": what})
 
@@ -262,13 +275,10 @@ class Drive:
         return f"{last['hostname']}/{last['pid']} " if "pid" in last else ""
 
 
-def _lost(execution: Execution) -> Outcome:
-    """Why Ray says that a worker is gone, in one line."""
-    said = _error(execution.trial)
+def _lost(said: str) -> Outcome:
+    """What Ray says of a worker that is gone, in one line."""
     if "OutOfMemoryError" in said:
         return Outcome("failed", "oom", "Ray ended the worker: the node's memory ran out")
-    if "RuntimeEnvSetupError" in said:
-        return Outcome("failed", "lost", f"its worker cannot be started: {_told(said)}")
     if "node has died" in said or "node was dead" in said:
         return Outcome("failed", "lost", "the node of its worker is gone")
     if "process has died" in said or "is unavailable" in said:
