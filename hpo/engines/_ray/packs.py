@@ -125,6 +125,7 @@ class PackDrive(Drive):
 
     @kept(None)
     def failed(self, name: str) -> None:
+        self._check_workers(name)
         pack = self._pack(name)
         self._forget(name)
         self._end_worker(pack)  # it may only have been out of reach, and would go on

@@ -84,6 +84,17 @@ class Listen(Callback):  # type: ignore[misc]
         for name in ("files", "measurement", "past", "lineage", "told"):
             result.pop(name, None)
 
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        _forget(trial)
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        _forget(trial)
+
+
+def _forget(trial: Any) -> None:
+    """Drops what was sent to a trial that is over, checkpoints with it: Ray keeps all trials."""
+    trial.config, trial.evaluated_params = {}, {}
+
 
 class StopWithStudy(Stopper):  # type: ignore[misc]
     """Ends Ray's run when the study is stopped or interrupted."""
