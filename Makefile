@@ -8,7 +8,8 @@ TOOLS := .venv/.tools
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 STARTED = $(wildcard mlruns/studies/quickstart/spec.yaml)
 
-.PHONY: quickstart test test-fast lint data bench bench-stn bench-hypergrad bench-peers clean
+.PHONY: quickstart test test-fast lint data clean
+.PHONY: bench bench-stn bench-hypergrad bench-peers bench-scale bench-ray
 
 # A second time it continues the study, and says how it ended if it is finished.
 quickstart: $(READY)
@@ -41,8 +42,14 @@ bench-stn: $(READY) data
 bench-hypergrad: $(TOOLS)
 	$(BIN)/python benchmarks/hypergrad.py
 
+bench-scale: $(READY)
+	$(BIN)/python benchmarks/scale.py
+
 bench-peers: $(READY)
 	$(BIN)/python benchmarks/peers.py
+
+bench-ray: $(TOOLS)
+	$(BIN)/python benchmarks/ray.py
 
 # torch comes first and by its exact version: a later step must not choose another build of it.
 $(READY): pyproject.toml constraints.txt

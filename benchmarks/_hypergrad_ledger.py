@@ -108,9 +108,9 @@ def _delivered(study: Study, chain: Sequence[Measurement]) -> dict[str, float]:
     """CPU seconds to ask for a trial, to send and to take in its measurements, and to end it, in
     the code of worker and driver, which here are one process with a line between its two ends."""
     from hpo.engines import Slots, _worker
-    from hpo.engines._interrupts import Interrupts
     from hpo.engines._process import Worker
     from hpo.engines.optuna import _Pool, _Slot
+    from hpo.interrupts import Interrupts
     from hpo.trial import Outcome, Plan, _Path
 
     seconds = dict.fromkeys(_PARTS, 0.0)

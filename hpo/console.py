@@ -41,6 +41,7 @@ JSON_NAMES = {
     "retry": "retry",
     "exploit": "exploit",
     "stopping": "stopping",
+    "waiting": "waiting",
 }
 
 
@@ -189,6 +190,9 @@ class Console:
         if running:
             wait = f"waiting up to {event['seconds']:.0f}s (Ctrl-C again to drop it)"
             self.line(f"stopping: {running}, {wait}")
+
+    def _on_waiting(self, event: Mapping[str, Any]) -> None:
+        self.line(f"no room for {plural(event['trials'], 'trial')}, waiting for {event['for']}")
 
     # -- drawing --------------------------------------------------------------------------------
 

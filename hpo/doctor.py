@@ -24,9 +24,11 @@ from pathlib import Path
 from typing import Literal
 
 from hpo.errors import HpoError
+from hpo.masking import without_password
 from hpo.tracking import cursor as cursors
-from hpo.tracking.address import old_file_store
+from hpo.tracking.address import environment_uri, old_file_store, resolve_uri
 from hpo.tracking.health import examine
+from hpo.tracking.server import ask
 
 # The versions the test-suite is run with, as in constraints.txt; a test compares the two.
 TESTED = {
@@ -64,8 +66,9 @@ class Check:
     hint: str = ""
 
 
-def checks(mlruns: Path) -> list[Check]:
-    """All findings about this machine, this installation and the folder `mlruns`."""
+def checks(mlruns: Path, tracking_uri: str | None = None) -> list[Check]:
+    """All findings about this machine, this installation, the folder `mlruns`, and the place
+    `tracking_uri` or the environment names for runs."""
     looks: dict[str, Callable[[], list[Check]]] = {
         "python": python,
         "packages": packages,
@@ -74,6 +77,7 @@ def checks(mlruns: Path) -> list[Check]:
         "folder": partial(writable, mlruns),
         "file store": partial(file_store, mlruns),
         "mlflow database": partial(database, mlruns),
+        "mlflow server": partial(tracking, tracking_uri),
         "ray cluster": ray,
         "fashion_mnist": fashion_mnist,
         "studies": partial(studies, mlruns),
@@ -197,6 +201,30 @@ def database(mlruns: Path) -> list[Check]:
         hint = "the folder was moved: new artifacts go to the old place, move it back to see both"
         return [Check("mlflow database", "warn", text, hint)]
     return [Check("mlflow database", "ok", f"{text}, schema {health.schema}")]
+
+
+def tracking(uri: str | None) -> list[Check]:
+    """The place named for runs: does a server answer, in which version, and let us in. No finding
+    if none is named."""
+    try:
+        place = resolve_uri(uri) if uri else environment_uri()
+    except HpoError as error:
+        return [Check("mlflow server", "fail", error.message, error.hint)]
+    if place is None:
+        return []
+    told = without_password(place)
+    if not place.startswith("http"):
+        return [Check("mlflow server", "ok", f"{told}: no server of its own, not looked at")]
+    answer = ask(place)
+    if answer.trouble is not None:
+        hint = answer.trouble.hint or "start it, or correct --tracking-uri or MLFLOW_TRACKING_URI"
+        return [Check("mlflow server", "fail", answer.trouble.text, hint)]
+    ours, theirs = version("mlflow"), answer.version
+    text = f"{told} answers, MLflow {theirs or 'of a version it does not tell'}"
+    if theirs and theirs.split(".")[0] != ours.split(".")[0]:
+        hint = f"this is MLflow {ours}: use the same first number on both sides"
+        return [Check("mlflow server", "warn", text, hint)]
+    return [Check("mlflow server", "ok", text)]
 
 
 def ray() -> list[Check]:

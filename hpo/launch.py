@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from hpo import ended, engines
 from hpo import folder as folders
-from hpo.errors import Interrupted, NothingSucceeded
+from hpo.errors import HpoError, Interrupted, NothingSucceeded
+from hpo.folder import Folder
 from hpo.opening import open_for_driving
 from hpo.preparation import Launch, prepare, slots, slots_text
 from hpo.provenance import git_state, versions
@@ -29,7 +30,7 @@ def launch(spec: StudySpec, how: Launch) -> Result:
     """
     spec, folder, problem = prepare(spec, how)
     folders.create(spec.name, how.mlruns)
-    study = open_for_driving(problem, folder, how.resume)
+    study = open_for_driving(problem, folder, how.resume, how.warn)
     try:
         if how.header is not None:
             how.header(problem, folder.path, folder.mlruns, slots_text(spec))
@@ -43,8 +44,7 @@ def launch(spec: StudySpec, how: Launch) -> Result:
         status = _drive(study, how)
     finally:
         try:
-            result = Result(folder, study.spec, study.records())
-            delivery = _finish(study, result, status, tracker)
+            result, delivery = _concluded(study, folder, status, tracker)
         finally:
             study.close()
     if delivery is not None and delivery.pending:
@@ -104,8 +104,23 @@ def _drive(study: Study, how: Launch) -> str:
     return "stopped" if study.stopping else "finished"
 
 
-def _finish(study: Study, result: Result, status: str, tracker: Tracker | None) -> Delivery | None:
-    ranked = result.ranked
+def _concluded(
+    study: Study, folder: Folder, status: str, tracker: Tracker | None
+) -> tuple[Result, Delivery | None]:
+    """What the ledger says at the end, and what was delivered. Raises HpoError, having told
+    listeners, if the ledger cannot be read."""
+    try:
+        result = Result(folder, study.spec, study.records())
+    except HpoError:
+        _finish(study, None, "failed", tracker)
+        raise
+    return result, _finish(study, result, status, tracker)
+
+
+def _finish(
+    study: Study, result: Result | None, status: str, tracker: Tracker | None
+) -> Delivery | None:
+    ranked = result.ranked if result is not None else []
     spec_file = [] if study.spec.secret else [study.folder.spec]
     artifacts = [*spec_file, study.folder.schedule]
     told = {"interrupted": "stopped", "finished": "finished" if ranked else "failed"}

@@ -6,7 +6,9 @@ import json
 import os
 import secrets
 import socket
+import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +16,7 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from hpo.errors import Conflict
+from hpo.patience import Unreachable
 
 LEASE_SECONDS = 30.0
 
@@ -66,6 +69,14 @@ def holder(folder: Path) -> dict[str, Any] | None:
     return None
 
 
+class Guard(Protocol):
+    """What a driver holds while it drives."""
+
+    def renew(self) -> None: ...
+
+    def release(self) -> None: ...
+
+
 class _Attributes(Protocol):
     @property
     def user_attrs(self) -> dict[str, Any]: ...
@@ -74,7 +85,7 @@ class _Attributes(Protocol):
 
 
 class Lease:
-    """The right to drive a study whose ledger is a shared database, renewed while it is used.
+    """The right to drive a study whose ledger is a shared database.
 
     Raises Conflict if another driver holds it, at the start or, after this one was silent for too
     long (a suspended machine), at a renewal.
@@ -92,6 +103,10 @@ class Lease:
         """Extends the lease if a third of it has passed."""
         if time.time() - self._renewed <= LEASE_SECONDS / 3:
             return
+        self.extend()
+
+    def extend(self) -> None:
+        """Extends the lease now."""
         found = self._found()
         if found.get("token") != self._me["token"]:
             raise self._taken(found)
@@ -115,6 +130,48 @@ class Lease:
             hint=f"its lease ends {LEASE_SECONDS:.0f} s after its last sign of life",
             code="locked",
         )
+
+
+class KeptLease:
+    """A lease that a thread renews, so that it lasts through steps that take long.
+
+    While the database is away it cannot be renewed, nor taken by anyone; the thread goes on trying.
+    Raises Conflict like the lease; after the start in the driver's thread, at `renew`.
+    """
+
+    def __init__(self, study: _Attributes, name: str) -> None:
+        self._lease = Lease(study, name)
+        self._taken: Conflict | None = None
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name=f"lease of {name}", daemon=True)
+        self._thread.start()
+
+    def renew(self) -> None:
+        """Nothing, unless the thread has found the lease with another driver."""
+        if self._taken is not None:
+            raise self._taken
+
+    def check(self) -> None:
+        """Looks into the ledger whether the lease is still held, and extends it."""
+        self.renew()
+        self._lease.extend()
+
+    def release(self) -> None:
+        """Frees the study, at once if the database can be reached; else it runs out by itself."""
+        self._ending.set()
+        self._thread.join()
+        with suppress(Unreachable):
+            self._lease.release()
+
+    def _keep(self) -> None:
+        while not self._ending.wait(LEASE_SECONDS / 15):
+            try:
+                self._lease.renew()
+            except Conflict as taken:
+                self._taken = taken
+                return
+            except Unreachable:
+                continue
 
 
 def _dead(found: dict[str, Any]) -> bool:

@@ -23,9 +23,8 @@ from urllib.parse import quote, urlencode
 from urllib.request import urlopen
 
 from hpo.errors import Unavailable
-from hpo.masking import without_password
 from hpo.tracking import cursor as cursors
-from hpo.tracking.address import is_server, resolve_uri
+from hpo.tracking.address import is_server, resolve_uri, without_login
 
 HOST = "127.0.0.1"
 _MOST_COMPARED = 20  # runs on one comparison page; it is slow above a hundred
@@ -123,7 +122,7 @@ def runs_link(base: str, study: StudyRuns) -> str:
 
 def text(base: str, store: str, studies: Sequence[StudyRuns]) -> str:
     """What `hpo ui` prints: where MLflow is, and what to open there for the first of `studies`."""
-    lines = [f"MLflow at {without_password(base)}  ({store})"]
+    lines = [f"MLflow at {base}  ({store})"]
     for study in studies[:1]:
         lines += _for_study(base, study)
     if len(studies) > 1:
@@ -176,10 +175,10 @@ def serve(
 
     What the server says goes to the file `log`. Raises Unavailable if the port is taken or the
     server does not come up within `patience` seconds. A `uri` that is a server already is given
-    back as it is.
+    back without its password: whoever opens a page is asked for it by the browser.
     """
     if is_server(uri):
-        yield uri
+        yield without_login(uri)
         return
     _check_port(port)
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import optuna
 
-from hpo import ledger, linting
+from hpo import ledger, linting, patience
 from hpo import storage as storages
 from hpo.errors import Conflict, HpoError
 from hpo.folder import Folder, refuse_existing, write_spec
 from hpo.journal import Journal, ReadOnlyJournal
 from hpo.ledger import TrialRecord
-from hpo.lock import DriverLock, Lease, lock
+from hpo.lock import Guard, KeptLease, lock
 from hpo.masking import without_password
 from hpo.problem import Problem
 from hpo.samplers._suggest import to_param
@@ -23,14 +25,18 @@ if TYPE_CHECKING:
     from search_spaces.space import SearchSpace
 
 
-def open_for_driving(problem: Problem, folder: Folder, resume: bool = False) -> Study:
+def open_for_driving(
+    problem: Problem, folder: Folder, resume: bool = False, warn: Callable[[str], None] = print
+) -> Study:
     """The study in `folder`, created if it is new, locked for this process, its spec stored.
 
+    `warn` is told when a ledger in a database cannot be reached and the study waits for it.
     Raises Conflict if another process drives it or, without `resume`, if the name is taken;
     HpoError if its ledger cannot be read or written.
     """
     spec = problem.spec
-    guards: list[DriverLock | Lease] = [lock(folder.path, spec.name)]
+    guards: list[Guard] = [lock(folder.path, spec.name)]
+    remote: patience.Patient | None = None
     try:
         if not resume:  # another process may have been quicker
             refuse_existing(folder, "it has just been started")
@@ -42,27 +48,29 @@ def open_for_driving(problem: Problem, folder: Folder, resume: bool = False) -> 
         if journal is not None:
             storage = _replayed(journal, folder)
         else:
-            storage = storages.remote(str(spec.storage), must_exist=begun)
+            waiting = patience.Waiting(patience.PATIENCE, warn, folder.stop_request.exists)
+            storage = remote = storages.remote(str(spec.storage), must_exist=begun, waiting=waiting)
+            guards.append(remote)
         study = _known(storage, spec.name)
         where = spec.storage or str(folder.journal)
         if study is not None and not resume:
             raise _taken(spec.name, where)
         if study is None and begun and journal is None:  # a journal may have been cut by a crash
             raise _lost(spec.name, where)
-        if study is not None and journal is None:
-            guards.append(Lease(study, spec.name))
+        if study is not None and remote is not None:
+            guards.append(_leased(remote, spec.name))
         if not resume:
             linting.keep(problem, folder)
         write_spec(folder, spec)
         if study is None:
             study = _created(storage, spec)
-            if journal is None:
-                guards.append(Lease(study, spec.name))
+            if remote is not None:
+                guards.append(_leased(remote, spec.name))
         if not study.get_trials(deepcopy=False):
             _enqueue_start(study, problem)
         return Study(problem, folder, study, journal, guards)
     except BaseException:
-        for guard in guards:
+        for guard in reversed(guards):
             guard.release()
         raise
 
@@ -74,15 +82,28 @@ def read_records(
     if storage is None:
         if not folder.journal.exists():
             return []
-        backend: Any = _replayed(ReadOnlyJournal(folder.journal), folder)
     else:
-        backend = storages.remote(storage, must_exist=True)
+        with closing(storages.remote(storage, must_exist=True)) as backend:
+            return _records(backend, name, space)
+    return _records(_replayed(ReadOnlyJournal(folder.journal), folder), name, space)
+
+
+def _records(storage: Any, name: str, space: SearchSpace) -> list[TrialRecord]:
     try:
-        study_id = backend.get_study_id_from_name(name)
+        study_id = storage.get_study_id_from_name(name)
     except KeyError:
         return []
-    trials = backend.get_all_trials(study_id, deepcopy=False)
+    trials = storage.get_all_trials(study_id, deepcopy=False)
     return [ledger.record(trial, space) for trial in trials]
+
+
+def _leased(storage: patience.Patient, name: str) -> KeptLease:
+    """The lease, on connections of its own. It is looked at before anything is written again after
+    the database was away: meanwhile it may have run out and gone to another driver."""
+    study = storage.patiently(optuna.Study, name, storage.impatient)
+    lease: KeptLease = storage.patiently(KeptLease, study, name)
+    storage.returns = lease.check
+    return lease
 
 
 def _replayed(journal: Journal | ReadOnlyJournal, folder: Folder) -> Any:

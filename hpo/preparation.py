@@ -63,10 +63,10 @@ def resolve(spec: StudySpec, how: Launch) -> Problem:
 
     Raises HpoError with the path of the key at fault.
     """
-    from hpo import pruners, samplers, scheduling, tuning
+    from hpo import packable, pruners, samplers, scheduling, tuning
 
     engines.require(spec.engine)
-    spec = _placed(spec)
+    spec = _placed(spec if how.resume else _tracked(spec))
     _check_tracking(spec, how.mlruns)
     problem = problems.load(spec)
     if how.start is not None:
@@ -80,7 +80,17 @@ def resolve(spec: StudySpec, how: Launch) -> Problem:
     pruners.build(spec.prune, 1, None)
     scheduling.check(problem)
     check_devices(spec)
-    return replace(problem, spec=spec)
+    return packable.checked(replace(problem, spec=spec))
+
+
+def _tracked(spec: StudySpec) -> StudySpec:
+    """A new study's spec with the address from the environment, if it names none itself: MLflow's
+    own programs go there as well. It is stored, so that a resumed study stays where it began."""
+    if not spec.mlflow or spec.tracking_uri:
+        return spec
+    from hpo.tracking.address import environment_uri
+
+    return spec.model_copy(update={"tracking_uri": environment_uri()})
 
 
 def _placed(spec: StudySpec) -> StudySpec:
@@ -147,8 +157,8 @@ def _changed(
 ) -> HpoError:
     return HpoError(
         f"study {study} was started with {key} {stored!r}, not {value!r}",
-        hint="a resumed study may change only budget, workers, GPUs, memory, retries, engine and"
-        " MLflow; choose another --name for anything else",
+        hint="a resumed study may change only budget, workers, pack, GPUs, memory, retries, engine"
+        " and MLflow; choose another --name for anything else",
         code="changed-spec",
         found=value,
         path=path or (key,),
@@ -210,18 +220,20 @@ def _started(problem: Problem, start: Mapping[str, Any]) -> SearchSpace:
 
 
 def slots_text(spec: StudySpec) -> str:
-    """`2 workers on cpu`, `4 workers with 0.5 GPU each`, `engine ray on head:6379`."""
+    """`2 workers on cpu, up to 32 trials together`, `4 workers with 0.5 GPU each`, `engine ray on
+    head:6379`."""
+    packed = f", up to {spec.pack} trials together" if spec.pack > 1 else ""
     if engines.load(spec.engine).elsewhere:
         where = spec.ray.address or os.environ.get("RAY_ADDRESS") or "this machine"
         count = f", {plural(spec.workers, 'worker')}" if spec.workers else ""
         gpus = f" with {spec.gpus_per_trial:g} GPU each" if spec.gpus_per_trial else ""
-        return f"engine {spec.engine} on {where}{count}{gpus}"
+        return f"engine {spec.engine} on {where}{count}{gpus}{packed}"
     wanted = slots(spec)
     if wanted.workers == 0:
-        return "in this process"
+        return f"in this process{packed}"
     share = wanted.gpus_per_trial
     where = f"with {share:g} GPU each" if share else "on cpu"
-    return f"{plural(wanted.workers, 'worker')} {where}"
+    return f"{plural(wanted.workers, 'worker')} {where}{packed}"
 
 
 def slots(spec: StudySpec) -> Slots:

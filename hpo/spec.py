@@ -69,11 +69,12 @@ class Budget(_Record):
 
 class RaySpec(_Record):
     """What engine ray is told: the cluster's `address` (none: Ray is started on this machine) and
-    what each trial gets there besides its GPUs and memory. `runtime_env` is Ray's own; `storage`
-    is where machines without a common folder keep the checkpoints of a population."""
+    what each trial gets there besides its GPUs and memory. `cpus_per_trial` unsaid: one, or, on
+    this machine, the cores shared out among the workers. `runtime_env` is Ray's own; `storage` is
+    where machines without a common folder keep the checkpoints of a population."""
 
     address: str | None = Field(None, min_length=1)
-    cpus_per_trial: float = Field(1.0, gt=0)
+    cpus_per_trial: float | None = Field(None, gt=0)
     resources: dict[str, Annotated[float, Field(gt=0)]] = {}
     accelerator_type: str | None = Field(None, min_length=1)
     runtime_env: dict[str, Any] = {}
@@ -100,6 +101,7 @@ class StudySpec(_Record):
     seeds: int = Field(1, ge=1, le=100)
     engine: str = "optuna"
     workers: int | None = Field(None, ge=0, le=4096)
+    pack: int = Field(1, ge=1, le=256)
     gpus_per_trial: float | None = Field(None, ge=0)
     memory_per_trial: Annotated[int | None, BeforeValidator(memory)] = Field(None, lt=2**50)
     ray: RaySpec = RaySpec()  # type: ignore[call-arg]
@@ -135,8 +137,8 @@ class StudySpec(_Record):
 
 # What a resumed study may change: how much and where, never what.
 CHANGEABLE = frozenset(
-    {"budget", "workers", "gpus_per_trial", "memory_per_trial", "retries", "engine", "mlflow"}
-    | {"tracking_uri", "ray", "silence"}
+    {"budget", "workers", "pack", "gpus_per_trial", "memory_per_trial", "ray", "engine"}
+    | {"silence", "retries", "mlflow", "tracking_uri"}
 )
 
 

@@ -24,7 +24,7 @@ from hpo.folder import Folder, replace_json, replace_text
 from hpo.journal import Journal
 from hpo.ledger import TrialRecord
 from hpo.lineage import Lineage
-from hpo.lock import DriverLock, Lease
+from hpo.lock import Guard
 from hpo.problem import Problem
 from hpo.pruning import Pruning
 from hpo.recovery import Delivered
@@ -52,7 +52,7 @@ class Study:
         folder: Folder,
         optuna_study: optuna.Study,
         journal: Journal | None,
-        guards: Sequence[DriverLock | Lease],
+        guards: Sequence[Guard],
     ) -> None:
         self.problem, self.spec, self.folder = problem, problem.spec, folder
         self.optuna = optuna_study
@@ -108,6 +108,21 @@ class Study:
             running.announced = True
             self.emit(**events.start(self.spec, running.plan))
         return running.plan
+
+    def ask_together(self, count: int) -> list[Plan]:
+        """Up to `count` plans to be carried out together; empty if none may start now.
+
+        Their numbers lie in one block of `count`, so that a study that was interrupted within a
+        block does not begin the next one before this is told.
+        """
+        plans: list[Plan] = []
+        while len(plans) < count:
+            number = self._again[0].plan.number if self._again else self.tally.asked
+            plan = self.ask() if not plans or number // count == plans[0].number // count else None
+            if plan is None:
+                break
+            plans.append(plan)
+        return plans
 
     def observe(self, number: int, measurement: Measurement) -> bool:
         """Takes in a measurement of a running trial; False if the trial should end now."""
@@ -192,7 +207,7 @@ class Study:
         self.spool.close()
         if self._journal is not None:
             self._journal.close()
-        for guard in self._guards:
+        for guard in reversed(self._guards):
             guard.release()
 
     # -- asking ---------------------------------------------------------------------------------
@@ -212,7 +227,7 @@ class Study:
         number = self.tally.asked
         self._use_sampler(number)
         with self._together(durable=False):  # what a power cut takes is asked for again, the same
-            trial = self.optuna.ask()
+            trial = self._begun()
             if trial.number != number:
                 raise HpoError(
                     f"study {self.spec.name}: the ledger gave trial {trial.number}, not {number}",
@@ -222,6 +237,16 @@ class Study:
             values = self._suggest(trial)
         self.tally.asked += 1
         return Running(trial._trial_id, self._plan(trial, 0, values))
+
+    def _begun(self) -> optuna.Trial:
+        """A trial that was waiting, or a new one. Optuna's `ask` looks for one that waits through
+        all trials; this study knows, for nobody else writes to it."""
+        if self._waiting:
+            self._waiting -= 1
+            return self.optuna.ask()
+        self.optuna._thread_local.cached_all_trials = None  # as `ask` does
+        trial_id = self._storage.create_new_trial(self.optuna._study_id)
+        return optuna.Trial(self.optuna, trial_id)
 
     def _suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         try:
@@ -310,6 +335,7 @@ class Study:
         stock = recovery.take_stock(trials, self.spool, self.problem)
         recovery.tidy(self.folder, stock, self.problem)
         self.tally = stock.tally
+        self._waiting = sum(trial.state == TrialState.WAITING for trial in trials)
         self.tally.give_another_chance()
         self._owed += stock.owed
         for trial, found in stock.left_open:

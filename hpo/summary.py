@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,7 +56,16 @@ def header(problem: Problem, folder: Path, slots: str) -> list[str]:
         held = [f"{name} {knob(domains[name], value)}" for name, value in problem.fixed.items()]
         lines += wrapped("fixed", held)
     lines.append(f"budget      {budget}        folder {shown(folder)}")
+    if spec.mlflow and spec.tracking_uri:
+        lines.append(f"mlflow      {_tracked(spec.tracking_uri)}")
     return lines + [f"note        {note}" for note in problem.notes]
+
+
+def _tracked(uri: str) -> str:
+    """The address without a password, and whether it was taken from the environment."""
+    named = os.environ.get("MLFLOW_TRACKING_URI", "").strip().rstrip("/")
+    origin = "  (MLFLOW_TRACKING_URI)" if uri == named else ""
+    return f"{printable(without_password(uri))}{origin}"
 
 
 def ending(event: Mapping[str, Any], metric: str) -> str:

@@ -152,10 +152,7 @@ def _executed(problem: Problem, plan: Plan, owner: int) -> Generator[Measurement
                 path.add(measurement)
                 goes_on = yield measurement
                 if not finite(measurement, metric):
-                    value = measurement.metrics[metric]
-                    return Outcome(
-                        "failed", "nan", f"{metric} is {value} at step {measurement.step}"
-                    )
+                    return not_finite(measurement, metric)
                 if not goes_on:
                     return Outcome("pruned", extra=path.found())
     except (KeyboardInterrupt, GeneratorExit):
@@ -207,6 +204,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and (
         "CUDA out of memory" in text or "can't allocate memory" in text
     )
+
+
+def not_finite(measurement: Measurement, metric: str) -> Outcome:
+    """The outcome of a trial whose metric is no finite number any more."""
+    value = measurement.metrics[metric]
+    return Outcome("failed", "nan", f"{metric} is {value} at step {measurement.step}")
 
 
 def finite(measurement: Measurement, metric: str) -> bool:

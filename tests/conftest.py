@@ -8,6 +8,7 @@ import pytest
 
 # Before torch is imported: the models of tests are too small for threads to be worth waiting for.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("MLFLOW_TRACKING_URI", None)  # studies of tests do not go to the developer's server
 
 from studies import children
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from hpo.folder import Folder, read_spec
 from hpo.launch import launch
 from hpo.opening import open_for_driving
@@ -16,6 +18,7 @@ from hpo.spec import StudySpec
 from hpo.study import Study
 
 OBJECTIVES = Path(__file__).with_name("toy_objectives.py")
+PACKED = Path(__file__).with_name("toy_packed.py")
 X = {"x": {"low": 0.0, "high": 1.0}}
 
 
@@ -54,6 +57,14 @@ def table(result: Result) -> list[tuple[Any, ...]]:
     return [
         (r.number, r.state, r.value, r.holdout, r.step, dict(r.coordinates), dict(r.metrics))
         for r in result.records
+    ]
+
+
+def rounded(result: Result) -> list[tuple[Any, ...]]:
+    """What a study whose trials went together has in common with one in which each went alone."""
+    return [
+        (n, state, pytest.approx(value, rel=1e-4), step, knobs, sorted(metrics))
+        for n, state, value, _, step, knobs, metrics in table(result)
     ]
 
 

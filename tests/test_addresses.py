@@ -21,6 +21,7 @@ from hpo.preparation import Launch, prepare
 from hpo.result import read
 from hpo.schedulefile import find
 from hpo.summary import closing
+from hpo.tracking import without_login
 from hpo.wording import mlruns_option
 
 SECRET = "p@ss@word"
@@ -134,6 +135,58 @@ def test_relative_database_stays_where_it_was(
     storages.remote(f"sqlite:///{tmp_path}/x.db")
     with pytest.raises(HpoError, match="study s has begun, but its trials are not in sqlite"):
         resume(mlruns, trials=2)
+
+
+def test_a_new_study_goes_where_the_environment_says_and_stays_there(
+    quick: None, mlruns: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9/")
+    _, _, problem = prepare(spec(mlflow=True, space=X), Launch(mlruns))
+    assert problem.spec.tracking_uri == "http://127.0.0.1:9"
+    given = spec(mlflow=True, space=X, tracking_uri="http://host:5000")
+    assert prepare(given, Launch(mlruns))[2].spec.tracking_uri == "http://host:5000"
+    assert prepare(spec(space=X), Launch(mlruns))[2].spec.tracking_uri is None
+    local = Folder(mlruns / "studies" / "s")
+    write_spec(local, spec(mlflow=True, space=X))
+    _, _, problem = prepare(spec(mlflow=True, space=X), Launch(mlruns, True))
+    assert problem.spec.tracking_uri is None
+
+
+def test_a_place_in_the_environment_that_keeps_nothing_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://u:{SECRET}@h/mlruns")
+    file = study_file(tmp_path, "mlflow: true\n")
+    ended = hpo("run", file, "--mlruns", tmp_path / "runs")
+    assert ended.code == 2 and ended.err.startswith("MLFLOW_TRACKING_URI: tracking address 'file:")
+    assert "unset it, choose another with --tracking-uri, or use --no-mlflow" in ended.err
+    assert "word" not in ended.both.replace(str(tmp_path), "")
+    assert hpo("run", file, "--mlruns", tmp_path / "runs", "--no-mlflow").code == 0
+
+
+def test_the_header_says_where_runs_are_tracked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", SERVER)
+    file, runs = study_file(tmp_path, "mlflow: true\n"), tmp_path / "runs"
+    said = hpo("run", file, "--dry-run", "--mlruns", runs).out
+    assert "mlflow      http://me:***@127.0.0.1:9  (MLFLOW_TRACKING_URI)\n" in said
+    said = hpo("run", file, "--dry-run", "--mlruns", runs, "--tracking-uri", "http://host:1").out
+    assert "mlflow      http://host:1\n" in said
+
+
+@pytest.mark.parametrize(
+    ("address", "place"),
+    [
+        (SERVER, "http://127.0.0.1:9"),
+        ("http://u:p/w@host:5000/prefix", "http://host:5000/prefix"),
+        ("http://host:5000", "http://host:5000"),
+        ("sqlite:////a@b/mlflow.db", "sqlite:////a@b/mlflow.db"),
+        ("databricks", "databricks"),
+    ],
+)
+def test_the_place_of_a_server_has_no_login(address: str, place: str) -> None:
+    assert without_login(address) == place
 
 
 @pytest.mark.parametrize(

@@ -154,3 +154,27 @@ def test_unknown_part_is_named_before_anything_runs() -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert "unknown part rase" in done.stderr and "hypergradient" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_what_engine_ray_costs_is_measured(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "ray.py"), "trivial", "--quick"]
+    done = subprocess.run([*command, "--results", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "| stock, no loggers | " in done.stdout
+    found = json.loads((tmp_path / "ray.json").read_text())
+    assert {row["figure"] for row in found["rows"]} >= {"6 trivial trials, seconds each"}
+
+
+@pytest.mark.slow
+def test_every_case_of_scale_runs(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "scale.py"), "--quick", "--results", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "| random, journal: up to trial |" in done.stdout
+    found = json.loads((tmp_path / "scale-quick.json").read_text())
+    assert [run["case"]["sampler"] for run in found["runs"]] == ["random", "tpe"]
+    for case in found["runs"]:
+        assert [part["until"] for part in case["parts"]] == list(range(20, 201, 20))
+        assert all(part["ask_ms"] > 0 and part["memory_mib"] > 0 for part in case["parts"])

@@ -15,6 +15,7 @@ from hpo.lock import lock
 from hpo.spool import Spool
 from hpo.tracking import cursor as cursors
 from hpo.tracking import health
+from hpo.tracking.server import Answer
 
 
 def only(found):
@@ -197,3 +198,30 @@ def test_a_look_that_breaks_is_a_finding(tmp_path, monkeypatch):
     assert found == [
         doctor.Check("devices", "warn", "could not be looked at: RuntimeError: no such device")
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "named", "status", "said"),
+    [
+        (None, "", None, ""),
+        ("http://me:secret@127.0.0.1:9", "", "fail", "http://me:***@127.0.0.1:9 does not answer"),
+        (None, "http://127.0.0.1:9", "fail", "http://127.0.0.1:9 does not answer"),
+        (None, "mlruns", "fail", "MLFLOW_TRACKING_URI: tracking address 'mlruns'"),
+        ("postgresql://me:secret@host/db", "", "ok", "postgresql://me:***@host/db: no server"),
+    ],
+)
+def test_the_place_named_for_runs_is_looked_at(given, named, status, said, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", named)
+    found = doctor.tracking(given)
+    assert [check.status for check in found] == ([status] if status else [])
+    assert all(said in check.text and (check.hint or status == "ok") for check in found)
+
+
+@pytest.mark.parametrize(
+    ("version", "status", "said"),
+    [("2.9.1", "warn", "MLflow 2.9.1"), ("3.0.0", "ok", "MLflow 3.0.0"), ("", "ok", "not tell")],
+)
+def test_a_server_much_older_than_the_client_is_doubtful(version, status, said, monkeypatch):
+    monkeypatch.setattr(doctor, "ask", lambda uri: Answer(version))
+    check = only(doctor.tracking("http://host:5000"))
+    assert check.status == status and said in check.text

@@ -109,7 +109,7 @@ def test_nothing_imports_the_commands() -> None:
             ("hpo.tracking",),
             ("hpo.tracking", "hpo.spool", "hpo.masking", "hpo.errors", "search_spaces.errors"),
         ),
-        (("hpo.spool", "hpo.masking", "hpo.provenance", "hpo.engines._interrupts"), ()),
+        (("hpo.spool", "hpo.masking", "hpo.provenance", "hpo.interrupts"), ()),
     ],
 )
 def test_what_stands_alone_imports_nothing_else(

@@ -4,11 +4,12 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from studies import X, opened, resume, run, spec, table, until
 
 from hpo.errors import Conflict, HpoError, exit_code
 from hpo.launch import launch
-from hpo.lock import LEASE_SECONDS, Lease, holder, lock
+from hpo.lock import LEASE_SECONDS, KeptLease, Lease, holder, lock
+from hpo.patience import Unreachable
 from hpo.preparation import Launch
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -186,6 +188,59 @@ def test_a_lease_is_not_written_more_often_than_needed(monkeypatch: pytest.Monke
     assert study.user_attrs["hpo:driver"]["until"] == 1000 + LEASE_SECONDS
 
 
+@pytest.fixture
+def short_lease(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Seconds after which a lease runs out unless it is renewed."""
+    monkeypatch.setattr("hpo.lock.LEASE_SECONDS", 0.6)
+    return 0.6
+
+
+def test_a_kept_lease_lasts_while_its_driver_is_busy(short_lease: float) -> None:
+    study = Attributes()
+    lease = KeptLease(study, "s")
+    first = study.user_attrs["hpo:driver"]["until"]
+    until(lambda: study.user_attrs["hpo:driver"]["until"] > first + 2 * short_lease)
+    lease.renew()
+    lease.release()
+    assert not study.user_attrs["hpo:driver"]
+
+
+def test_the_driver_hears_from_its_kept_lease_that_another_has_it(short_lease: float) -> None:
+    study = Attributes()
+    lease = KeptLease(study, "s")
+    study.user_attrs["hpo:driver"] = {"pid": 1, "host": "elsewhere", "token": "other"}
+
+    def refused() -> bool:
+        try:
+            lease.renew()
+        except Conflict as taken:
+            return "pid 1 on elsewhere" in str(taken)
+        return False
+
+    until(refused)
+    lease.release()
+    assert study.user_attrs["hpo:driver"]["token"] == "other"
+
+
+def test_a_kept_lease_goes_on_when_the_database_is_back(short_lease: float) -> None:
+    class Away(Attributes):
+        away = 0
+
+        def set_user_attr(self, key: str, value: Any) -> None:
+            if 0 < self.away < 5:
+                self.away += 1
+                raise Unreachable("connection refused")
+            super().set_user_attr(key, value)
+
+    study = Away()
+    lease = KeptLease(study, "s")
+    first, study.away = study.user_attrs["hpo:driver"]["until"], 1
+    until(lambda: study.user_attrs["hpo:driver"]["until"] > first)
+    assert study.away == 5
+    lease.renew()
+    lease.release()
+
+
 # -- a ledger in a database -----------------------------------------------------------------------
 
 
@@ -241,6 +296,25 @@ def test_a_database_that_cannot_be_opened_is_named_without_its_password(
     with pytest.raises(HpoError, match=message) as caught:
         launch(spec(space=X, storage=address), Launch(mlruns))
     assert "secret" not in str(caught.value)
+
+
+def test_a_study_in_a_database_is_kept_through_a_step_that_takes_long(
+    mlruns: Path, url: str, short_lease: float
+) -> None:
+    study = opened(mlruns, trials=1, storage=url)  # and the driver does nothing more
+
+    def held_until() -> float:
+        return float(study.optuna.user_attrs["hpo:driver"]["until"])
+
+    first = held_until()
+    until(lambda: held_until() > first + 2 * short_lease)
+    study.close()
+
+
+def test_a_database_in_a_file_is_written_ahead(mlruns: Path, url: str) -> None:
+    run(mlruns, trials=1, storage=url)
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+        assert connection.execute("pragma journal_mode").fetchone() == ("wal",)
 
 
 def test_a_driver_killed_in_the_middle_of_a_database_study_is_succeeded(

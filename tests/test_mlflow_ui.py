@@ -16,12 +16,16 @@ from urllib.parse import parse_qs, urlsplit
 from urllib.request import urlopen
 
 import pytest
+from shell import hpo, one_document
+from studies import spec
 
 from hpo import mlflowui
 from hpo.errors import Unavailable
+from hpo.folder import Folder, write_spec
 from hpo.mlflowui import StudyRuns
 from hpo.spool import Spool
 from hpo.tracking import Tracker, default_uri
+from hpo.tracking import cursor as cursors
 
 BEGAN = 1_700_000_000_000
 STUDY = StudyRuns("quick", "digits", "1", "ab12", ("c1", "c0"), ("h/dropout", "h/l2"), "val_loss")
@@ -93,9 +97,28 @@ def test_a_server_that_cannot_start_says_why(tmp_path, monkeypatch):
         pytest.fail("served by a broken server")
 
 
-def test_a_tracking_server_is_used_as_it_is(tmp_path):
-    with mlflowui.serve("http://host:5000", tmp_path, 1, tmp_path / "log") as base:
+def test_a_tracking_server_is_used_as_it_is_but_for_the_password(tmp_path):
+    with mlflowui.serve("http://me:secret@host:5000", tmp_path, 1, tmp_path / "log") as base:
         assert base == "http://host:5000"
+
+
+def test_studies_of_a_server_are_linked_there_and_others_named(tmp_path, monkeypatch):
+    """The latest study says which page; nothing is started for a server."""
+    monkeypatch.setenv("HPO_MLRUNS", str(tmp_path))
+    for number, (name, uri) in enumerate([("local", None), ("remote", "http://me:secret@host:1")]):
+        folder = Folder(tmp_path / "studies" / name)
+        write_spec(folder, spec(name=name, tracking_uri=uri))
+        os.utime(folder.spec, (number, number))
+        cursor = cursors.fresh(uri or default_uri(tmp_path))
+        cursor.study, cursor.parent, cursor.experiment_id = name, "ab12", "7"
+        cursor.save(folder.cursor)
+    ended = hpo("ui")
+    assert ended.code == 0 and ended.err == ""
+    assert "http://host:1/#/experiments/7/runs" in ended.out and "secret" not in ended.out
+    assert "  tracked elsewhere   local:  hpo ui --study local\n" in ended.out
+    assert one_document(hpo("ui", "--json").out)["store"] == "http://me:***@host:1"
+    there = hpo("ui", "--study", "local", "--print-only").out
+    assert "http://127.0.0.1:5000/#/experiments/7/runs" in there and "elsewhere" not in there
 
 
 def test_a_study_of_another_store_has_no_runs_here(tmp_path):

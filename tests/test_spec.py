@@ -390,8 +390,11 @@ prune: {{median: {{startup_trials: 1}}}}
 seed: 5
 seeds: 2
 workers: 0
+pack: 1
 gpus_per_trial: 0
 memory_per_trial: 2GiB
+ray: {{cpus_per_trial: 2, resources: {{highmem: 1}}, runtime_env: {{env_vars: {{A: b}}}}}}
+silence: 90s
 retries: 1
 storage: sqlite:///ledger.db
 tracking_uri: http://localhost:5000

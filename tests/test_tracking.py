@@ -22,6 +22,8 @@ from hpo.errors import HpoError
 from hpo.spool import Spool
 from hpo.tracking import Tracker, batch, default_uri, old_file_store, parcel, resolve_uri, tracker
 from hpo.tracking import store as stores
+from hpo.tracking.cursor import fingerprint
+from hpo.tracking.trouble import explain
 
 BEGAN = 1_700_000_000_000
 
@@ -513,6 +515,71 @@ def test_a_dead_server_blocks_nothing_and_loses_nothing(place):
     assert not any("secret" in text for text in place.told)
     assert place.deliver().pending == 0
     assert len(place.runs()) == 4
+
+
+def refusing(status, body="no"):
+    said = f"failed with error code {status} != 200. Response body: '{body}'"
+    return Exception(f"API request to endpoint /x {said}")
+
+
+SECRET_PLACE = "http://ada:secret@host:5000"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (refusing(401), "login", "http://ada:***@host:5000 refuses this user name and password"),
+        (refusing(403, "Permission denied"), "login", "lets this user not do that (403): Perm"),
+        (refusing(404, "<html>"), "outage", "answers, but not as MLflow does (404)"),
+        (refusing(502), "outage", "answers with an error (502)"),
+        (Exception(f"API request to {SECRET_PLACE}/x failed with exception y"), "outage", "answer"),
+        (
+            Exception(f"API request to {SECRET_PLACE}/x failed with timeout exception: timed out"),
+            "outage",
+            "http://ada:***@host:5000 does not answer in time",
+        ),
+        (Exception(f"Invalid url: {SECRET_PLACE}/x"), "outage", "Invalid url: http://ada:***@host"),
+    ],
+)
+def test_what_is_wrong_is_said_without_the_password(error, kind, said):
+    trouble = explain(error, SECRET_PLACE)
+    assert trouble.kind == kind and said in trouble.text
+    assert "secret" not in trouble.text + trouble.hint
+    assert bool(trouble.hint) == (kind == "login")
+
+
+def test_a_refused_login_is_told_even_after_an_outage(place, monkeypatch):
+    tries = iter([refusing(502), refusing(502), refusing(401), refusing(401), refusing(502)])
+
+    def failing(self, events):
+        raise next(tries, refusing(401))
+
+    monkeypatch.setattr(tracker, "_LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr(tracker.Sender, "send", failing)
+    place.study()
+    running = place.tracker("http://127.0.0.1:9")
+    running.start()
+    deadline = time.monotonic() + 20
+    while len(place.told) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    running.close(20)
+    assert ["(502)" in text for text in place.told] == [True, False]
+    assert "(401)" in place.told[1] and "MLFLOW_TRACKING_USERNAME" in place.told[1]
+
+
+def test_a_day_without_a_server_ends_no_tracker(place):
+    waiting = place.tracker()
+    pauses = []
+    for failures in (1, 2, 3, 5000):
+        waiting._failures = failures
+        pauses.append(waiting._pause(False, 0.0))
+    assert pauses == [0.02, 0.04, 0.08, 60.0]
+
+
+def test_a_login_belongs_to_no_store(place):
+    """A changed password is the same server: what it has is not sent again."""
+    prints = {fingerprint(f"http://{login}h:5000") for login in ("", "a:b@", "a:c@")}
+    assert len(prints) == 1 and fingerprint("http://other:5000") not in prints
 
 
 def test_a_locked_database_costs_no_more_than_the_time_given(place):

@@ -95,6 +95,27 @@ def slow(h: Knobs, seed: int, folder: str, seconds: float = 20.0) -> Iterator[di
     yield {"val_loss": 0.5, "progress": 1.0}
 
 
+def waited(h: Knobs, seed: int, folder: str, steps: int = 20) -> Iterator[dict[str, float]]:
+    """Begins when the test says so; measures the seconds for which its reports held it up."""
+    mark(folder, "running")
+    number = len(list(Path(folder).glob("running-*"))) - 1
+    deadline = time.monotonic() + 120
+    while not Path(folder, f"go-{number}").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    held = 0.0
+    for step in range(1, steps + 1):
+        before = time.monotonic()
+        yield {"val_loss": h()["x"] / 3 + 1 / step, "held": held, "progress": step / steps}
+        held += time.monotonic() - before
+
+
+def timed(h: Knobs, seed: int, seconds: float = 0.0) -> Iterator[dict[str, float]]:
+    """Five steps that take so long each."""
+    for step in range(1, 6):
+        time.sleep(seconds)
+        yield {"val_loss": h()["x"] / step, "progress": step / 5}
+
+
 def together(h: Knobs, seed: int, folder: str) -> float:
     """Ends only once another trial runs as well."""
     mark(folder, "running")
@@ -118,6 +139,41 @@ def environment(h: Knobs, seed: int, folder: str) -> float:
             break
         time.sleep(0.005)
     return 1.0
+
+
+def sees(
+    h: Knobs, seed: int, folder: str, at_once: int = 1, pruned: bool = False
+) -> Iterator[dict[str, float]]:
+    """Writes down the GPUs it sees and the parent of its process; goes on once so many have.
+
+    With `pruned` it is worse from trial to trial, which a threshold can end.
+    """
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "unset")
+    mine = mark(folder, f"sees-{gpus or 'none'}-{os.getppid()}")
+    number = len(list(Path(folder).glob("see*-*")))
+    deadline = time.monotonic() + 60
+    while len(list(Path(folder).glob("see*-*"))) < at_once:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"fewer than {at_once} ran at the same time")
+        time.sleep(0.01)
+    for step in range(1, 4):
+        yield {"val_loss": number + 1.0 / step if pruned else h()["x"] / step, "progress": step / 3}
+    mine.rename(mine.with_name(mine.name.replace("sees", "seen")))
+
+
+def out_of_gpu(h: Knobs, seed: int, folder: str, times: int = 1) -> Iterator[dict[str, float]]:
+    """The first trial runs out of the GPU's memory `times` times, once another has begun."""
+    import torch
+
+    mark(folder, f"x-{h()['x']}-sees-{os.environ['CUDA_VISIBLE_DEVICES']}")
+    first = not list(Path(folder).glob("first-*")) or h()["x"] == 0.5
+    if first:
+        mark(folder, "first")
+    yield {"val_loss": 1.0, "progress": 0.5}
+    if first and len(list(Path(folder).glob("oom-*"))) < times:
+        mark(folder, "oom")
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    yield {"val_loss": h()["x"], "progress": 1.0}
 
 
 # -- misbehaving --------------------------------------------------------------------------------
@@ -285,6 +341,28 @@ def killed(
             mark(folder, "killed")
             os.kill(os.getpid(), signal.SIGKILL)
         yield {"val_loss": 1.0 / step, "progress": step / 5}
+
+
+def hangs(
+    h: Knobs, seed: int, folder: str, times: int = 1, how: str = "sleeps"
+) -> Iterator[dict[str, float]]:
+    """Hangs after its first step, the first `times` times that it runs; or its process is stopped,
+    as by a debugger or a scheduler that takes its place."""
+    yield {"val_loss": 1.0, "progress": 0.5}
+    if len(list(Path(folder).glob("hung-*"))) < times:
+        mark(folder, "hung")
+        if how == "stops":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(600)
+    yield {"val_loss": 0.5, "progress": 1.0}
+
+
+def steady(h: Knobs, seed: int, folder: str, steps: int = 5) -> Iterator[dict[str, float]]:
+    """A step every fifth of a second, while the driver hears it."""
+    mark(folder, "begun")
+    for step in range(1, steps + 1):
+        time.sleep(0.2)
+        yield {"val_loss": 1.0 / step, "progress": step / steps}
 
 
 def mark(folder: str, name: str) -> Path:

@@ -23,6 +23,7 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     "sampler": ("sampler",),
     "engine": ("engine",),
     "workers": ("workers",),
+    "pack": ("pack",),
     "gpus_per_trial": ("gpus_per_trial",),
     "trials": ("budget", "trials"),
     "steps": ("budget", "steps"),

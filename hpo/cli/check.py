@@ -169,7 +169,7 @@ def _knobs(problem: Problem) -> list[str]:
 
 
 def _plan(problem: Problem, measured: Probe | None) -> str:
-    from hpo import samplers
+    from hpo import engines, samplers
     from hpo.preparation import slots
     from hpo.wording import duration, plural
 
@@ -184,6 +184,10 @@ def _plan(problem: Problem, measured: Probe | None) -> str:
         if problem.is_bilevel and samplers.load(spec.sampler).in_run:
             # What was timed solves one inner problem, a chain solves as many as it needs.
             return f"{plan}, {duration(one)} for the start values alone, on {measured.device}"
-        rounds = -(-spec.budget.trials // max(1, slots(spec).workers))
-        plan += f", about {duration(one)} a trial, {duration(one * rounds)} in all"
+        plan += f", about {duration(one)} a trial"
+        if spec.pack > 1:
+            return f"{plan} by itself, on {measured.device}"
+        if not engines.load(spec.engine).elsewhere:  # there, no one knows how many run at once
+            rounds = -(-spec.budget.trials // max(1, slots(spec).workers))
+            plan += f", {duration(one * rounds)} in all"
     return f"{plan}, on {measured.device}, {measured.memory / 2**30:.1f} GiB a worker"

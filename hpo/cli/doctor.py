@@ -12,18 +12,22 @@ EXAMPLES = """\b
 Examples:
   hpo doctor
   hpo doctor --mlruns /data/mlruns --json
+  hpo doctor --tracking-uri http://host:5000
 """
 
 
 @click.command("doctor", epilog=EXAMPLES, context_settings=_options.HELP)
+@click.option(
+    "--tracking-uri", metavar="URL", help="MLflow server to ask; MLFLOW_TRACKING_URI if not said."
+)
 @_options.common
-def command(mlruns: Path, as_json: bool) -> int:
+def command(tracking_uri: str | None, mlruns: Path, as_json: bool) -> int:
     """Checks versions, devices, write access, databases and data; says what to do."""
     from dataclasses import asdict
 
     from hpo.doctor import checks
 
-    found = checks(mlruns)
+    found = checks(mlruns, tracking_uri)
     if as_json:
         _options.print_json({"checks": [asdict(check) for check in found]})
     else:

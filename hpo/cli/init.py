@@ -8,11 +8,13 @@ import click
 
 from hpo.cli import _options
 
+CLUSTER = ("cluster.yaml", "ray_cluster.yaml", "slurm.sh")
 EXAMPLES = """\b
 Examples:
   hpo init my_study                    a task: model, batches, loss
   hpo init my_study --kind function    a function that trains on its own
   hpo init my_study --kind bilevel     an inner and an outer loss, for gradients
+  hpo init my_cluster --cluster        a study for a cluster, and what starts Ray there
 """
 
 
@@ -26,22 +28,30 @@ Examples:
     help="A task can be tuned while it trains, a function by black-box samplers, a bilevel problem"
     " by its derivatives too.",
 )
+@click.option(
+    "--cluster",
+    is_flag=True,
+    help="Instead: a study for a Ray cluster, a script for Slurm and a file for Ray's launcher.",
+)
 @click.option("--force", is_flag=True, help="Overwrite files that are there.")
 @_options.as_json
 @_options.traceback
-def command(directory: Path, kind: str, force: bool, as_json: bool) -> None:
-    """Writes study.yaml and objective.py to edit."""
+def command(directory: Path, kind: str, cluster: bool, force: bool, as_json: bool) -> None:
+    """Writes study.yaml and objective.py to edit, or what a cluster needs."""
     import shlex
     from importlib.resources import files
 
     from hpo.errors import Conflict, HpoError
     from hpo.folder import replace_text
 
-    templates = files("hpo") / "templates"
-    targets = {
-        directory / "study.yaml": f"{kind}.yaml",
-        directory / "objective.py": f"{kind}.py.txt",
-    }
+    package = files("hpo")
+    if cluster:
+        targets = {directory / name: package / "specs" / name for name in CLUSTER}
+    else:
+        targets = {
+            directory / "study.yaml": package / "templates" / f"{kind}.yaml",
+            directory / "objective.py": package / "templates" / f"{kind}.py.txt",
+        }
     taken = [path.name for path in targets if path.exists()]
     if taken and not force:
         raise Conflict(
@@ -52,7 +62,7 @@ def command(directory: Path, kind: str, force: bool, as_json: bool) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for path, template in targets.items():
-            replace_text(path.absolute(), (templates / template).read_text(encoding="utf-8"))
+            replace_text(path.absolute(), template.read_text(encoding="utf-8"))
     except OSError as error:
         raise HpoError(f"{directory}: {error.strerror}", code="unwritable") from None
     if as_json:
@@ -61,4 +71,6 @@ def command(directory: Path, kind: str, force: bool, as_json: bool) -> None:
     for path in targets:
         click.echo(f"wrote {path}")
     enter = "" if directory == Path() else f"cd {shlex.quote(str(directory))} && "
-    click.echo(f"next  {enter}hpo check study.yaml && hpo run study.yaml")
+    study = next(iter(targets)).name
+    start = f"sbatch slurm.sh {study}" if cluster else f"hpo run {study}"
+    click.echo(f"next  {enter}hpo check {study} && {start}")

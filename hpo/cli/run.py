@@ -48,6 +48,9 @@ Examples:
 )
 @click.option("--ray-address", metavar="HOST:PORT", help="The cluster that engine ray uses.")
 @click.option("--workers", type=int, metavar="N", help="Trials at once; 0: in this process.")
+@click.option(
+    "--pack", type=int, metavar="N", help="Trials of a small network a worker trains at once."
+)
 @click.option("--gpus-per-trial", type=float, metavar="F", help="GPUs each gets; 0.5 shares one.")
 @click.option("--trials", type=int, metavar="N", help="How many trials in all.")
 @click.option("--steps", type=int, metavar="N", help="Training steps of a trial.")
@@ -60,7 +63,11 @@ Examples:
 @click.option("--seed", type=int, metavar="N", help="Seed of the study.")
 @click.option("--seeds", type=int, metavar="N", help="Repeats averaged inside one trial.")
 @click.option("--storage", metavar="URL", help="Database of the ledger instead of a file.")
-@click.option("--tracking-uri", metavar="URL", help="MLflow server instead of the local database.")
+@click.option(
+    "--tracking-uri",
+    metavar="URL",
+    help="MLflow server instead of the local database; MLFLOW_TRACKING_URI if not said.",
+)
 @click.option("--no-mlflow", is_flag=True, help="Log nothing to MLflow.")
 @click.option(
     "--start-from",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ import click
 from hpo.cli import _options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     from hpo.folder import Folder
@@ -41,21 +42,21 @@ def command(port: int, study: str | None, print_only: bool, mlruns: Path, as_jso
     """Starts the MLflow page on the right database and prints links that compare runs."""
     from hpo import mlflowui
     from hpo.errors import HpoError
-    from hpo.folder import find, read_spec, studies
-    from hpo.tracking import default_uri, is_server, resolve_uri
+    from hpo.folder import find, studies
+    from hpo.masking import without_password
+    from hpo.tracking import is_server, without_login
 
     folders = [find(study, mlruns)] if study else studies(mlruns)
-    spec = read_spec(folders[0]) if folders else None
-    given = spec.tracking_uri if spec else None
-    uri = resolve_uri(given) if given else default_uri(mlruns)
+    uri = _store(folders[0], mlruns) if folders else _begun_here(mlruns)
     for folder in folders:
         try:
             _deliver(folder)
         except HpoError as error:
             click.echo(f"{folder.name}: {error.message}", err=True)
-    base = uri if is_server(uri) else f"http://{mlflowui.HOST}:{port}"
+    local = not is_server(uri)
+    base = f"http://{mlflowui.HOST}:{port}" if local else without_login(uri)
     page: AbstractContextManager[str] = nullcontext(base)
-    if not print_only:
+    if local and not print_only:
         page = mlflowui.serve(uri, mlruns / "artifacts", port, mlruns.absolute() / "mlflow-ui.log")
         click.echo("starting MLflow (up to a minute the first time) …", err=True)
     with page as base:
@@ -63,12 +64,43 @@ def command(port: int, study: str | None, print_only: bool, mlruns: Path, as_jso
         if as_json:
             links = {runs.study: mlflowui.charts_link(base, runs) for runs in found}
             compare = {runs.study: mlflowui.trials_link(base, runs) for runs in found}
-            _options.print_json({"base": base, "store": uri, "charts": links, "compare": compare})
+            store = without_password(uri)
+            _options.print_json({"base": base, "store": store, "charts": links, "compare": compare})
         else:
             click.echo(mlflowui.text(base, _described(uri), found))
-        if not print_only and not is_server(uri):
+            _tell_elsewhere(folders, uri, mlruns)
+        if local and not print_only:
             click.echo("stop with Ctrl-C", err=as_json)
             _wait()
+
+
+def _store(folder: Folder, mlruns: Path) -> str:
+    """Where a study is tracked."""
+    from hpo.folder import read_spec
+    from hpo.tracking import default_uri, resolve_uri
+
+    given = read_spec(folder).tracking_uri
+    return resolve_uri(given) if given else default_uri(mlruns)
+
+
+def _begun_here(mlruns: Path) -> str:
+    """Where a study that is begun now will be tracked."""
+    from hpo.tracking import default_uri, environment_uri
+
+    return environment_uri() or default_uri(mlruns)
+
+
+def _tell_elsewhere(folders: Sequence[Folder], uri: str, mlruns: Path) -> None:
+    """Names the studies that are tracked in another place than `uri`."""
+    from hpo.errors import HpoError
+
+    others = []
+    for folder in folders:
+        with suppress(HpoError):  # a damaged spec has been told of
+            if _store(folder, mlruns) != uri:
+                others.append(folder.name)
+    if others:
+        click.echo(f"  tracked elsewhere   {', '.join(others)}:  hpo ui --study {others[0]}")
 
 
 def _described(uri: str) -> str:

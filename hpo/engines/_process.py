@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.engines import Slots
-from hpo.engines._worker import LARGEST_LOG, shorten
+from hpo.engines._worker import keep_short
 from hpo.errors import HpoError
 from hpo.trial import Reason
 
@@ -117,9 +117,7 @@ class Worker:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.connection.close()
-        with contextlib.suppress(OSError):
-            if self.log.stat().st_size > LARGEST_LOG:
-                shorten(self.log)
+        keep_short(self.log)
 
 
 def _started(line: int, log_file: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:

@@ -16,7 +16,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from hpo.trial import Outcome, Plan
 
 LARGEST_LOG = 10_000_000
 KEPT_OF_LOG = 100_000
@@ -35,30 +38,39 @@ def main() -> None:
 
 
 def _serve(connection: Connection, spec: Mapping[str, Any]) -> NoReturn:
+    from hpo.packing import drain_together
     from hpo.problem import load
     from hpo.spec import StudySpec
-    from hpo.trial import Plan, drain, failure
+    from hpo.trial import Plan, failure
     from objectives.training.measurement import Measurement
 
-    problem = None
+    def observe(number: int, measurement: Measurement) -> bool:
+        _send(connection, {"trial": number, "measurement": measurement.to_json()})
+        return bool(_receive(connection).get("go"))
+
+    problem, leaves = None, False
     while True:
         message = _receive(connection)
         if "run" not in message:
             _leave()
-        plan = Plan.from_json(message["run"])
+        plans = {plan["number"]: Plan.from_json(plan) for plan in message["run"]}
 
-        def observe(measurement: Measurement) -> bool:
-            _send(connection, {"measurement": measurement.to_json()})
-            return bool(_receive(connection).get("go"))
+        def tell(number: int, outcome: Outcome, plans: dict[int, Plan] = plans) -> None:
+            nonlocal leaves
+            del plans[number]
+            leaves = leaves or outcome.reason == "oom"  # a fresh process gives all memory back
+            told = {"trial": number, "outcome": outcome.to_json(), "leaves": leaves}
+            _send(connection, told)
 
         try:
             if problem is None:
                 problem = load(StudySpec.model_validate(spec))
-            outcome = drain(problem, plan, observe)
+                _send(connection, {"ready": True})
+            for number, outcome in drain_together(problem, [*plans.values()], observe):
+                tell(number, outcome)
         except BaseException as error:
-            outcome = failure(error)
-        leaves = outcome.reason == "oom"  # a fresh process gives all memory back
-        _send(connection, {"outcome": outcome.to_json(), "leaves": leaves})
+            for number in [*plans]:
+                tell(number, failure(error))
 
 
 def _send(connection: Connection, message: Mapping[str, Any]) -> None:
@@ -92,10 +104,15 @@ def _watch(driver: int, log: str) -> None:
     while True:
         if os.getppid() != driver:
             _leave()
-        with suppress(OSError):
-            if Path(log).stat().st_size > LARGEST_LOG:
-                shorten(Path(log))
+        keep_short(Path(log))
         time.sleep(0.5)
+
+
+def keep_short(log: Path) -> None:
+    """Shortens a log that has grown too long."""
+    with suppress(OSError):
+        if log.stat().st_size > LARGEST_LOG:
+            shorten(log)
 
 
 def shorten(log: Path) -> None:

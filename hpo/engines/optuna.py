@@ -9,16 +9,18 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
+from contextlib import closing, redirect_stdout
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
 from hpo.engines import Engine, Slots
 from hpo.engines._devices import environments
-from hpo.engines._interrupts import Interrupts
 from hpo.engines._process import Worker
-from hpo.trial import Outcome, Plan, drain
+from hpo.engines._silence import Silence
+from hpo.interrupts import Interrupts
+from hpo.packing import drain_together
+from hpo.trial import Outcome, Plan
 from objectives.training.measurement import Measurement
 
 if TYPE_CHECKING:
@@ -52,37 +54,46 @@ ENGINE = Engine(run, "worker processes of this machine (the default)")
 def _in_this_process(study: Study, interrupts: Interrupts) -> None:
     while not study.done() and not interrupts.count:
         study.tick()
-        plan = study.ask()
-        if plan is None:
-            continue
-        number = plan.number
+        plans = study.ask_together(study.spec.pack)
+        if plans:
+            _drain(study, plans, interrupts)
 
-        def observe(measurement: Measurement, number: int = number) -> bool:
-            with interrupts.raising(False):
-                study.tick()
-                goes_on = study.observe(number, measurement)
-            interrupts.check()
-            return goes_on and study.stopping != "now"
 
-        try:
-            # What an objective prints must not mix with results on stdout.
-            with interrupts.raising(True), redirect_stdout(sys.stderr):
-                outcome = drain(study.problem, plan, observe)
-        except BaseException:
-            study.leave(number)
-            raise
-        # A trial that did not run to its end because it was told to stop stays open.
-        if outcome.state != "complete" and (interrupts.count or study.stopping == "now"):
-            study.leave(number)
-        else:
-            study.tell(number, outcome)
+def _drain(study: Study, plans: Sequence[Plan], interrupts: Interrupts) -> None:
+    def observe(number: int, measurement: Measurement) -> bool:
+        with interrupts.raising(False):
+            study.tick()
+            goes_on = study.observe(number, measurement)
+        interrupts.check()
+        return goes_on and study.stopping != "now"
+
+    def next_outcome() -> tuple[int, Outcome] | None:
+        # What an objective prints must not mix with results on stdout.
+        with interrupts.raising(True), redirect_stdout(sys.stderr):
+            return next(outcomes, None)
+
+    try:
+        with closing(drain_together(study.problem, plans, observe)) as outcomes:
+            while (ended := next_outcome()) is not None:
+                number, outcome = ended
+                # A trial that did not run to its end because it was told to stop stays open.
+                if outcome.state != "complete" and (interrupts.count or study.stopping == "now"):
+                    study.leave(number)
+                else:
+                    study.tell(number, outcome)
+    except BaseException:
+        for plan in plans:
+            study.leave(plan.number)
+        raise
 
 
 @dataclass
 class _Slot:
+    """`trials`: the numbers of those that its worker carries out."""
+
     environment: Mapping[str, str]
     worker: Worker | None = None
-    plan: Plan | None = None
+    trials: set[int] = field(default_factory=set)
 
 
 class _Pool:
@@ -97,6 +108,7 @@ class _Pool:
             _Slot(environment) for environment in environments(replace(slots, workers=wanted))
         ]
         self.last_tick = 0.0
+        self.silence = Silence(study.spec.silence)
 
     def drain(self) -> None:
         while not self.study.done() and self.study.stopping != "now":
@@ -119,28 +131,30 @@ class _Pool:
     def close(self) -> None:
         for slot in self.slots:
             if slot.worker is not None:
-                slot.worker.end(at_once=slot.plan is not None)
-            if slot.plan is not None:
-                self.study.leave(slot.plan.number)
+                slot.worker.end(at_once=bool(slot.trials))
+            for number in slot.trials:
+                self.study.leave(number)
 
     def _fill(self) -> None:
         for index, slot in enumerate(self.slots):
-            if slot.plan is not None:
+            if slot.trials:
                 continue
-            plan = self.study.ask()
-            if plan is None:
+            plans = self.study.ask_together(self.study.spec.pack)
+            if not plans:
                 return
-            if slot.worker is None:
+            slot.trials = {plan.number for plan in plans}
+            if slot.worker is None:  # what it takes to start is no silence: it says when it is up
                 slot.worker = Worker.start(self.study, index, slot.environment, self.limits)
-            slot.plan = plan
-            slot.worker.send({"run": plan.to_json()})
+            else:
+                self._begin(slot)
+            slot.worker.send({"run": [plan.to_json() for plan in plans]})
 
     def _turn(self, timeout: float) -> None:
         """Handles whatever workers have said, waiting up to `timeout` seconds for the first."""
         busy = {
             slot.worker.connection: slot
             for slot in self.slots
-            if slot.worker is not None and slot.plan is not None
+            if slot.worker is not None and slot.trials
         }
         for connection in wait(list(busy), timeout):
             slot = busy[connection]  # type: ignore[index]
@@ -152,26 +166,48 @@ class _Pool:
                 self._handle(slot, message)
 
     def _handle(self, slot: _Slot, message: Mapping[str, Any]) -> None:
-        assert slot.plan is not None and slot.worker is not None
-        number = slot.plan.number
+        assert slot.worker is not None
+        if "ready" in message:
+            self._begin(slot)
+            return
+        number = message.get("trial")
+        if number not in slot.trials:
+            return
+        self.silence.heard(number)
         if "measurement" in message:
             measurement = Measurement.from_json(message["measurement"])
             slot.worker.send({"go": self.study.observe(number, measurement)})
         elif "outcome" in message:
             outcome = replace(Outcome(**message["outcome"]), worker=slot.worker.name)
-            slot.plan = None
-            if message.get("leaves"):
+            slot.trials.remove(number)
+            if message.get("leaves") and not slot.trials:
                 slot.worker.end(at_once=False)
                 slot.worker = None
+            self.silence.end(number, outcome.state == "complete")
             self.study.tell(number, outcome)
 
     def _lost(self, slot: _Slot) -> None:
-        """A worker died: its trial is retried or failed; the slot gets a new worker."""
-        assert slot.plan is not None and slot.worker is not None
+        """A worker died: its trials are retried or failed; the slot gets a new worker."""
+        assert slot.worker is not None
         reason, message = slot.worker.why_dead()
-        number, name = slot.plan.number, slot.worker.name
-        slot.worker, slot.plan = None, None
-        self.study.tell(number, Outcome("failed", reason, message, worker=name))
+        self._fail(slot, Outcome("failed", reason, message, worker=slot.worker.name))
+
+    def _give_up(self, slot: _Slot) -> None:
+        """A worker was silent for too long: it may hang for ever."""
+        assert slot.worker is not None
+        slot.worker.end(at_once=True)
+        self._fail(slot, self.silence.outcome(slot.worker.name))
+
+    def _fail(self, slot: _Slot, outcome: Outcome) -> None:
+        numbers = sorted(slot.trials)
+        slot.worker, slot.trials = None, set()
+        for number in numbers:
+            self.silence.end(number)
+            self.study.tell(number, outcome)
+
+    def _begin(self, slot: _Slot) -> None:
+        for number in slot.trials:
+            self.silence.begin(number)
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -179,6 +215,11 @@ class _Pool:
             return
         self.last_tick = now
         self.study.tick()
+        silent = set(self.silence.lost())
         for slot in self.slots:
-            if slot.plan is not None and slot.worker is not None and slot.worker.gone():
+            if not slot.trials or slot.worker is None:
+                continue
+            if slot.worker.gone():
                 self._lost(slot)
+            elif slot.trials.issubset(silent) and not slot.worker.connection.poll():
+                self._give_up(slot)

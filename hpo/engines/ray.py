@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpo.engines import Engine, Slots
-from hpo.engines._interrupts import Interrupts
 from hpo.engines._silence import Silence
+from hpo.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from hpo.engines._ray.cluster import Cluster
@@ -34,10 +34,11 @@ def run(study: Study, slots: Slots) -> None:
     from hpo.engines._ray.environment import quiet
 
     log = study.folder.path / "engine.log"
-    with Interrupts() as interrupts, quiet(log):
+    with quiet(log):
         from hpo.engines._ray.cluster import connected
 
-        with connected(study.spec, log) as cluster:
+        # Ray takes SIGTERM for itself when it starts: only then are interrupts counted.
+        with connected(study.spec, log) as cluster, Interrupts() as interrupts:
             drive = _drive(study, cluster, interrupts)
             try:
                 _fit(drive)
@@ -45,7 +46,7 @@ def run(study: Study, slots: Slots) -> None:
                 shutil.rmtree(_experiments(study), ignore_errors=True)
                 _tidy_logs(study)
             drive.close()
-        interrupts.check()
+            interrupts.check()
 
 
 ENGINE = Engine(

@@ -9,9 +9,11 @@ of each trial, with the knobs as metrics h/<knob> next to the losses.
 from hpo.tracking.address import (
     database_file,
     default_uri,
+    environment_uri,
     is_server,
     old_file_store,
     resolve_uri,
+    without_login,
 )
 from hpo.tracking.tracker import Delivery, Tracker
 
@@ -20,7 +22,9 @@ __all__ = [
     "Tracker",
     "database_file",
     "default_uri",
+    "environment_uri",
     "is_server",
     "old_file_store",
     "resolve_uri",
+    "without_login",
 ]

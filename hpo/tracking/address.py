@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from hpo.errors import HpoError
 from hpo.masking import without_password
 
+VARIABLE = "MLFLOW_TRACKING_URI"
 _LOCAL = "sqlite:///"
 _SERVERS = ("http://", "https://", "databricks")
 _DATABASES = ("postgresql", "mysql", "mssql", "sqlite")
@@ -45,6 +47,29 @@ def resolve_uri(uri: str, base: Path | None = None) -> str:
             found=without_password(uri),
         )
     return f"{_LOCAL}{(base or Path.cwd()).absolute() / path}"
+
+
+def environment_uri() -> str | None:
+    """The address MLFLOW_TRACKING_URI names, made absolute; None if it names none.
+
+    Raises HpoError, which names the variable, for an address MLflow cannot keep runs at.
+    """
+    given = os.environ.get(VARIABLE, "").strip()
+    try:
+        return resolve_uri(given) if given else None
+    except HpoError as error:
+        raise HpoError(
+            f"{VARIABLE}: {error.message}",
+            hint=f"unset it, choose another with --tracking-uri, or use --no-mlflow\n{error.hint}",
+            code=error.code,
+            found=error.found,
+        ) from None
+
+
+def without_login(uri: str) -> str:
+    """A server's address without user and password, as anybody may see it; others unchanged."""
+    scheme, mark, rest = uri.partition("://")
+    return f"{scheme}{mark}{rest.rpartition('@')[2]}" if is_server(uri) else uri
 
 
 def is_server(uri: str) -> bool:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hpo.tracking.address import without_login
+
 FORMAT = 1
 
 
@@ -74,8 +76,8 @@ def read(path: Path) -> Cursor | None:
 
 
 def fingerprint(uri: str) -> str:
-    """A short name for the store at `uri`; the address itself may hold a password."""
-    return hashlib.sha256(uri.encode()).hexdigest()[:16]
+    """A short name for the store at `uri`, the same after a change of its password."""
+    return hashlib.sha256(without_login(uri).encode()).hexdigest()[:16]
 
 
 def _from_json(data: Mapping[str, Any]) -> Cursor:

@@ -10,17 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpo.masking import without_password
 from hpo.spool import Spool
 from hpo.tracking import cursor as cursors
-from hpo.tracking.address import is_server, resolve_uri
+from hpo.tracking.address import resolve_uri
 from hpo.tracking.quiet import settings
 from hpo.tracking.sender import Forgotten, Sender
 from hpo.tracking.store import Store
+from hpo.tracking.trouble import explain, short
 
 _PERIOD = 2.0  # seconds between deliveries
 _LONGEST_PAUSE = 60.0  # seconds between tries while MLflow does not answer
 _MOST_EVENTS, _MOST_BYTES = 2000, 4_000_000  # held in memory at once
+
+_KEPT = {
+    "outage": "the study goes on; they are kept and delivered when it answers",
+    "login": "the study goes on; they are kept for the next hpo run --resume or hpo ui",
+}
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,8 @@ class Tracker:
     def _pause(self, more: bool, took: float) -> float:
         """Seconds to rest: as long as the delivery took, so that the driver has half the time."""
         if self._failures:
-            return min(_LONGEST_PAUSE, _PERIOD * 2.0 ** (self._failures - 1))
+            doubled = min(self._failures - 1, 16)  # a day of failures is no float any more
+            return min(_LONGEST_PAUSE, _PERIOD * 2.0**doubled)
         return took if more else max(_PERIOD, took)
 
     def _deliver_some(self) -> bool:
@@ -130,7 +136,7 @@ class Tracker:
         self._cursor.offset = end
         self._delivered += len(events)
         if self._sender.problem:
-            self._tell("refused", f"MLflow refused something: {_short(self._sender.problem)}")
+            self._tell("refused", f"MLflow refused something: {short(self._sender.problem)}")
         self._save()
         return True
 
@@ -156,31 +162,15 @@ class Tracker:
 
     def _failed(self, error: Exception) -> None:
         self._failures += 1
-        self._error = _explain(error, self._uri)
-        self._tell(
-            "outage",
-            f"MLflow does not take metrics: {self._error}\n"
-            "the study goes on; they are kept and delivered when it answers",
-        )
+        trouble = explain(error, self._uri)
+        self._error = trouble.text
+        lines = [f"MLflow does not take metrics: {trouble.text}", _KEPT[trouble.kind]]
+        if trouble.hint:
+            lines.insert(1, trouble.hint)
+        self._tell(trouble.kind, "\n".join(lines))
 
     def _tell(self, kind: str, text: str) -> None:
         if kind not in self._told:
             self._told.add(kind)
             with contextlib.suppress(Exception):
                 self._warn(text)
-
-
-def _explain(error: Exception, uri: str) -> str:
-    """What is wrong, in a line."""
-    text = str(error) or type(error).__name__
-    if is_server(uri) and "failed with exception" in text:
-        return f"{without_password(uri)} does not answer"
-    if is_server(uri) and text.startswith("API request to"):
-        return _short(f"{without_password(uri)} does not answer as MLflow does: {text}")
-    return _short(text)
-
-
-def _short(text: str) -> str:
-    """The first line of an error text, cut to what fits a terminal."""
-    line = text.strip().splitlines()[0] if text.strip() else ""
-    return line if len(line) <= 200 else line[:197] + "..."

@@ -1,16 +1,21 @@
 """Metrics of a model on one split, without any regularizer."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from objectives.training.measurement import is_diagnostic
 from objectives.training.stream import as_batch, empty_split, one_pass
 from objectives.training.task import Task, classes_of, splits_of, task_name
 from search_spaces.errors import HpoError
 from search_spaces.regularizer import Batch
+
+# What a model's metrics add up to over the examples of a batch, in double precision on the CPU.
+Sums: TypeAlias = Mapping[str, Tensor]
 
 
 @contextmanager
@@ -41,21 +46,43 @@ def evaluate(
             code="unknown-split",
         )
     classes = classes_of(task)
-    sums: dict[str, float] = {}
+    with evaluating(model), torch.no_grad():
+        found = averages(task, split, device, lambda batch: batch_sums(task, model, batch, classes))
+    return {name: float(value) for name, value in found.items()}
+
+
+def averages(
+    task: Task, split: str, device: torch.device | str, sums_of: Callable[[Batch], Sums]
+) -> dict[str, Tensor]:
+    """The averages over the examples of a split, of what is summed up batch by batch."""
+    sums: dict[str, Tensor] = {}
     rows = 0
     rng = torch.Generator().manual_seed(
         0
     )  # should the task shuffle: the same way at each evaluation
-    with evaluating(model), torch.no_grad():
-        for raw in one_pass(task, split, rng):
-            inputs, targets = as_batch(raw, task, split)
-            batch = Batch(inputs.to(device), targets.to(device))
-            for name, value in _batch_sums(task, model, batch, classes).items():
-                sums[name] = sums.get(name, 0.0) + value
-            rows += len(batch.targets)
+    for raw in one_pass(task, split, rng):
+        inputs, targets = as_batch(raw, task, split)
+        for name, value in sums_of(Batch(inputs.to(device), targets.to(device))).items():
+            sums[name] = sums[name] + value if name in sums else value
+        rows += len(targets)
     if rows == 0:
         raise empty_split(task, split)
     return {name: value / rows for name, value in sums.items()}
+
+
+def held_out_splits(task: Task) -> dict[str, str]:
+    """The splits that are measured in training, by the prefix of their metrics."""
+    both = {"val": "validation", "holdout": "selection"}
+    return both if "selection" in splits_of(task) else {"val": "validation"}
+
+
+def unknown(task: Task, measured: Iterable[str]) -> dict[str, float]:
+    """The held-out metrics of a model that is past measuring: nan, under the usual names and
+    those that were measured before."""
+    names = {name for name in measured if not is_diagnostic(name)} - {"train_loss"}
+    kinds = ("loss", "error") if classes_of(task) else ("loss",)
+    names |= {f"{prefix}_{kind}" for prefix in held_out_splits(task) for kind in kinds}
+    return dict.fromkeys(sorted(names), math.nan)
 
 
 def checked_loss(loss: object, rows: int, task: object) -> Tensor:
@@ -77,13 +104,14 @@ def _bad_loss(task: object, found: str) -> HpoError:
     )
 
 
-def _batch_sums(
+def batch_sums(
     task: Task, model: nn.Module, batch: Batch, classes: int | None
-) -> dict[str, float]:
+) -> dict[str, Tensor]:
+    """The metrics of a model, in evaluation mode, summed over the examples of a batch."""
     rows = len(batch.targets)
     with _outputs(model) as outputs:
         loss = checked_loss(task.loss(model, batch), rows, task)
-    sums = {"loss": float(loss.mean()) * rows}
+    sums = {"loss": _summed(loss, rows)}
     if classes is not None and outputs:
         wrong = _wrong(outputs[-1], batch.targets, classes)
         if wrong is not None:
@@ -92,6 +120,10 @@ def _batch_sums(
     if callable(metrics):
         sums |= _metric_sums(metrics(model, batch), rows, task)
     return sums
+
+
+def _summed(values: Tensor, rows: int) -> Tensor:
+    return values.mean().cpu().double() * rows
 
 
 @contextmanager
@@ -105,7 +137,7 @@ def _outputs(model: nn.Module) -> Iterator[list[Any]]:
         handle.remove()
 
 
-def _wrong(output: object, targets: Tensor, classes: int) -> float | None:
+def _wrong(output: object, targets: Tensor, classes: int) -> Tensor | None:
     """How many examples are put into a wrong class; None if there are no classes to compare."""
     if not isinstance(output, Tensor) or output.shape != (len(targets), classes):
         return None
@@ -113,10 +145,10 @@ def _wrong(output: object, targets: Tensor, classes: int) -> float | None:
         targets = targets.argmax(dim=1)
     if targets.ndim != 1 or targets.is_floating_point():
         return None
-    return float((output.argmax(dim=1) != targets).sum())
+    return (output.argmax(dim=1) != targets).sum().cpu().double()
 
 
-def _metric_sums(metrics: object, rows: int, task: object) -> dict[str, float]:
+def _metric_sums(metrics: object, rows: int, task: object) -> dict[str, Tensor]:
     if not isinstance(metrics, Mapping):
         raise HpoError(
             f"objective {task_name(task)}: metrics gave {type(metrics).__name__}, not a dict",
@@ -133,5 +165,5 @@ def _metric_sums(metrics: object, rows: int, task: object) -> dict[str, float]:
                 hint="give one number for each example, or their mean",
                 code="bad-metrics",
             )
-        sums[str(name)] = float(number.mean()) * rows
+        sums[str(name)] = _summed(number, rows)
     return sums

@@ -9,19 +9,19 @@ from typing import Any
 import torch
 
 from objectives.training import checkpoint as checkpoints
-from objectives.training.evaluation import evaluate
-from objectives.training.measurement import Measurement, is_diagnostic
+from objectives.training.evaluation import evaluate, held_out_splits, unknown
+from objectives.training.measurement import Measurement
 from objectives.training.options import Training
 from objectives.training.randomness import GlobalStreams
 from objectives.training.state import Run, Setting
 from objectives.training.stopping import Patience
-from objectives.training.task import Task, classes_of, locked, splits_of, task_name
+from objectives.training.task import Task, locked, task_name
 from objectives.training.tuner import Tuner, asked
 from search_spaces.errors import HpoError
 from search_spaces.regularizer import Regularizer
 
 # Asking a GPU for a number makes the host wait for it, so there the loss is looked at this seldom.
-_LOOK_EVERY = 25
+LOOK_EVERY = 25
 
 
 def train(
@@ -48,7 +48,7 @@ def train(
     CPU it then equals an uninterrupted run bit for bit. checkpoint_seconds: see `Saver`. Errors
     (HpoError) come with the first `next`.
     """
-    setting = Setting(locked(task), regularizers, tuner, training, seed, _device(device))
+    setting = Setting(locked(task), regularizers, tuner, training, seed, found_device(device))
     streams = GlobalStreams(seed, setting.device)
     run: Run | None = None
     try:
@@ -85,7 +85,8 @@ class _Trial:
         run = self._run
         train_loss = self._train_until(next(s for s in self._stops if s > run.step))
         diverged = not math.isfinite(train_loss)
-        held_out = self._unknown() if diverged else _held_out(run)
+        known = (name for measurement in self.history for name in measurement.metrics)
+        held_out = unknown(run.task, known) if diverged else _held_out(run)
         metrics = {"train_loss": train_loss, **held_out}
         progress = run.step / run.training.steps
         moving = run.tuner.moving(progress)
@@ -110,18 +111,10 @@ class _Trial:
             self._saver.save(self._content())
         return measurement
 
-    def _unknown(self) -> dict[str, float]:
-        """The held-out metrics of a model that is past measuring: nan, under the usual names."""
-        names = {name for m in self.history for name in m.metrics if not is_diagnostic(name)}
-        names.discard("train_loss")
-        kinds = ("loss", "error") if classes_of(self._run.task) else ("loss",)
-        names |= {f"{prefix}_{kind}" for prefix in _prefixes(self._run) for kind in kinds}
-        return dict.fromkeys(sorted(names), math.nan)
-
     def _train_until(self, step: int) -> float:
         """The mean loss of the steps taken; nan or infinity if one of them was not finite."""
         run, begun = self._run, self._run.step
-        look_every = 1 if run.device.type == "cpu" else _LOOK_EVERY
+        look_every = 1 if run.device.type == "cpu" else LOOK_EVERY
         losses = torch.zeros((), device=run.device, dtype=torch.float32)
         totals = torch.zeros_like(losses)
         while run.step < step:
@@ -170,19 +163,14 @@ def _identity(run: Run) -> dict[str, Any]:
 def _held_out(run: Run) -> dict[str, float]:
     """The metrics on the validation split, and on the selection hold-out where there is one."""
     metrics: dict[str, float] = {}
-    for prefix, split in _prefixes(run).items():
+    for prefix, split in held_out_splits(run.task).items():
         measured = evaluate(run.task, run.model, split, run.device)
         metrics |= {f"{prefix}_{name}": value for name, value in measured.items()}
     return metrics
 
 
-def _prefixes(run: Run) -> dict[str, str]:
-    """The splits that are measured, by the prefix of their metrics."""
-    both = {"val": "validation", "holdout": "selection"}
-    return both if "selection" in splits_of(run.task) else {"val": "validation"}
-
-
-def _device(device: str | torch.device) -> torch.device:
+def found_device(device: str | torch.device) -> torch.device:
+    """The device of this name; HpoError if there is none, or torch sees no GPU."""
     try:
         where = torch.device(device)
     except RuntimeError:

@@ -8,9 +8,7 @@ from torch import Tensor
 from objectives.training.options import Training
 
 
-def build_optimizer(
-    parameters: Iterable[torch.nn.Parameter], training: Training
-) -> torch.optim.Optimizer:
+def build_optimizer(parameters: Iterable[Tensor], training: Training) -> torch.optim.Optimizer:
     """The optimizer that a training asks for.
 
     Decoupled weight decay is a regularizer whose hook runs just before the step, so `adamw` here is

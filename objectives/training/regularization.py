@@ -86,6 +86,11 @@ class Regularization:
         """The names of the regularizers, in the order in which they are applied."""
         return list(self._regularizers)
 
+    @property
+    def steps(self) -> bool:
+        """Whether one of them changes the parameters before a step."""
+        return any(regularizer.optimizer for regularizer in self._regularizers.values())
+
     def _check(
         self, name: str, regularizer: Regularizer, knob: str, point: Mapping[str, Any]
     ) -> None:
@@ -241,7 +246,7 @@ class Regularization:
 
     def _shaken(self, knobs: Knobs) -> Mapping[str, Tensor]:
         """What the forward pass uses in place of the parameters, by name."""
-        parameters: Mapping[str, Tensor] = self._stand_ins.originals
+        parameters: Mapping[str, Tensor] = self._stand_ins.originals()
         for regularizer in self._regularizers.values():
             if regularizer.parameter is not None:
                 changed = dict(parameters)

@@ -118,12 +118,7 @@ class Run:
         self.optimizer.zero_grad()
         loss, penalty = self.regularized_loss(batch, knobs)
         total = loss if penalty is None else loss + penalty
-        if not total.requires_grad:
-            raise HpoError(
-                f"objective {task_name(self.task)}: the loss has no gradient",
-                hint="loss must be computed from model(batch.inputs) without detach or item",
-                code="bad-loss",
-            )
+        require_gradient(total, self.task)
         total.backward()  # type: ignore[no-untyped-call]
         self.spend(gradients=1, examples=rows)
         if self.training.clip is not None:
@@ -171,6 +166,16 @@ class Run:
         self.noise.set_state(state["noise"])
         # Last: walking through the batches has drawn from the global generators.
         self.streams.rewind(unpacked(state["globals"]))
+
+
+def require_gradient(loss: Tensor, task: Task) -> None:
+    """HpoError if a loss cannot be differentiated."""
+    if not loss.requires_grad:
+        raise HpoError(
+            f"objective {task_name(task)}: the loss has no gradient",
+            hint="loss must be computed from model(batch.inputs) without detach or item",
+            code="bad-loss",
+        )
 
 
 def clip(parameters: Iterable[Tensor], most: float) -> Tensor:

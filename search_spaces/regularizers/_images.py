@@ -43,8 +43,19 @@ def warped(inputs: Tensor, rows: list[list[Tensor]], strength: Strength) -> Tens
 
     precise = inputs if inputs.dtype == torch.float64 else inputs.float()
     matrix = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=1).to(precise.dtype)
-    grid = functional.affine_grid(matrix, list(inputs.shape), align_corners=False)
+    grid = _grid(matrix, *inputs.shape[2:])
     moved = functional.grid_sample(precise, grid, padding_mode="zeros", align_corners=False)
     # Rounding in the grid would blur an image that is not to move.
     still = torch.as_tensor(spread(strength, inputs), device=inputs.device) == 0
     return torch.where(still, inputs, moved.to(inputs.dtype))
+
+
+def _grid(matrix: Tensor, height: int, width: int) -> Tensor:
+    """`affine_grid` of these maps, (B, height, width, 2), in operations that `torch.vmap` has."""
+    import torch
+    from torch.nn import functional
+
+    identity = torch.eye(2, 3, dtype=matrix.dtype, device=matrix.device)
+    places = functional.affine_grid(identity[None], [1, 1, height, width], align_corners=False)
+    places = functional.pad(places.reshape(-1, 2), (0, 1), value=1.0)
+    return (places @ matrix.transpose(1, 2)).reshape(-1, height, width, 2)

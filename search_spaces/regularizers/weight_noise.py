@@ -28,7 +28,7 @@ def shake(
     for name, weight in parameters.items():
         if weight.ndim >= 2:
             size = weight.detach().square().mean().sqrt()
-            noise = normal_like(weight, rng).mul_(size)
+            noise = normal_like(weight, rng) * size
             shaken[name] = weight + (strength * noise).to(weight.dtype)
     return shaken
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studies import X, events, outcomes, resume, run, spec, table
+from studies import PACKED, X, events, outcomes, resume, rounded, run, spec, table
 
 from hpo import engines
 from hpo.errors import HpoError, Interrupted, NothingSucceeded
@@ -29,6 +29,19 @@ WAYS = [
         else [(0, ()), (1, ()), (2, ())]
     )
 ]
+
+
+# Workers that train start slowly: in each torch is imported.
+TOGETHER = pytest.mark.parametrize(
+    "together",
+    [
+        pytest.param((name, workers), marks=[pytest.mark.slow] if workers else [])
+        for name in engines.names()
+        if not engines.load(name).elsewhere
+        for workers in (0, 2)
+    ],
+    ids=lambda way: f"{way[0]}-{way[1]}",
+)
 
 
 @dataclass(frozen=True)
@@ -178,6 +191,52 @@ def test_a_listener_that_fails_ends_the_study_with_its_error_and_no_process_left
     with pytest.raises(HpoError, match="the listener failed"):
         launch(described, Launch(mlruns, sinks=(fails,)))
     assert outcomes(resume(mlruns, trials=3)) == ["complete"] * 3
+
+
+def packed(**keywords: Any) -> dict[str, Any]:
+    """A study whose trials can go together, of which some are pruned."""
+    described = {
+        "objective": f"{PACKED}:Small",
+        "space": {"learning_rate": {"low": 1e-3, "high": 0.5, "scale": "log"}},
+        "sampler": "random",
+        "prune": {"threshold": {"upper": 1.1, "warmup_steps": 5}},
+        "trials": 8,
+    }
+    return {**described, **keywords}
+
+
+@TOGETHER
+def test_trials_that_go_together_make_the_table_of_those_that_do_not(
+    mlruns: Path, together: tuple[str, int]
+) -> None:
+    way = Way(*together).spec
+    here = run(mlruns, **packed(name="here"))
+    there = run(mlruns, **packed(name="there", pack=3, **way))
+    assert {"complete", "pruned"} == set(outcomes(here))
+    assert rounded(there) == rounded(here)
+    for kind in ("start", "end"):
+        assert Counter(e["trial"] for e in events(there, kind)) == Counter(range(8))
+    for record in there.records:
+        steps = [e["step"] for e in events(there, "measurement") if e["trial"] == record.number]
+        assert steps == [3, 6, 9, 12][: len(steps)]
+        assert (record.state == "pruned") == (len(steps) < 4)
+
+
+@TOGETHER
+def test_an_interrupt_of_trials_that_go_together_leaves_them_to_be_continued(
+    mlruns: Path, together: tuple[str, int]
+) -> None:
+    whole = run(mlruns, **packed(name="whole"))
+    described = spec(**packed(name="s", pack=3, **Way(*together).spec))
+
+    def interrupts(event: Mapping[str, Any]) -> None:
+        if event["event"] == "measurement" and event["trial"] == 4 and event["step"] == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        launch(described, Launch(mlruns, sinks=(interrupts,)))
+    assert len(open_study("s", mlruns).records) <= 8
+    assert rounded(resume(mlruns)) == rounded(whole)
 
 
 def test_an_unknown_engine_is_named_with_the_known_ones(mlruns: Path) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from hpo.engines._devices import cores, visible_gpus
-from hpo.engines._ray.environment import of_workers
+from hpo.engines._ray.environment import of_workers, use_token
+from hpo.engines._ray.head import Abandoned, Head
 from hpo.errors import HpoError, Unavailable
 from hpo.spec import StudySpec
 from hpo.wording import plural
@@ -28,6 +29,7 @@ class Cluster:
     bundle: Mapping[str, float]
     alone: Mapping[str, float]
     workers: int | None
+    head: Head
     _room: int = 0
     _looked: float = field(default=-LOOK_AGAIN)
 
@@ -39,6 +41,10 @@ class Cluster:
         if now - self._looked > LOOK_AGAIN:
             self._looked, self._room = now, sum(_fit(n, self.bundle) for n in nodes())
         return self._room
+
+    def has_place(self) -> bool:
+        """Whether there is a node on which a trial finds room once others make it."""
+        return any(_fit(node, self.bundle) for node in nodes())
 
 
 @contextmanager
@@ -52,13 +58,19 @@ def connected(spec: StudySpec, log: Path) -> Iterator[Cluster]:
 
     address = _address(spec)
     ours = not ray.is_initialized()
+    cpus = _cpus(spec, shared=not ours or address is not None)
     if ours:
-        _start(spec, address, log)
-    try:
-        yield _cluster(spec, address)
-    finally:
-        if ours:
-            ray.shutdown()
+        _start(spec, cpus, address, log)
+    at = str(ray.get_runtime_context().gcs_address)
+    with Head(at) as head:
+        try:
+            yield _cluster(spec, cpus, address, head)
+        except Abandoned:
+            assert head.gone is not None
+            raise head.gone from None
+        finally:
+            if ours:
+                ray.shutdown()
 
 
 def nodes() -> list[dict[str, float]]:
@@ -81,12 +93,14 @@ def _address(spec: StudySpec) -> str | None:
     return address
 
 
-def _start(spec: StudySpec, address: str | None, log: Path) -> None:
+def _start(spec: StudySpec, cpus: float, address: str | None, log: Path) -> None:
     import ray
 
     own = {"num_cpus": cores(), "num_gpus": len(visible_gpus()), "object_store_memory": STORE}
     where = {"address": address} if address else {"address": "local", **own}
-    variables = {**of_workers(spec.ray.cpus_per_trial), **spec.ray.runtime_env.get("env_vars", {})}
+    if address:
+        use_token()
+    variables = {**of_workers(cpus), **spec.ray.runtime_env.get("env_vars", {})}
     try:
         with log.open("a") as said, redirect_stderr(said):
             ray.init(
@@ -100,8 +114,9 @@ def _start(spec: StudySpec, address: str | None, log: Path) -> None:
         told = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise Unavailable(
             f"ray: {f'{address} does not answer' if address else 'it does not start'}: {told}",
-            hint="is the cluster up (ray status), of the same versions, and the token this"
-            " machine's (RAY_AUTH_TOKEN_PATH)? Without --ray-address Ray starts on this machine"
+            hint="is the cluster up (ray status), of the same versions, and this machine's token"
+            " that of the cluster (~/.ray/auth_token)? Without an address Ray starts"
+            " on this machine"
             if address
             else f"see {log}, or use --engine optuna",
             code="ray",
@@ -109,10 +124,11 @@ def _start(spec: StudySpec, address: str | None, log: Path) -> None:
         ) from error
 
 
-def _cluster(spec: StudySpec, address: str | None) -> Cluster:
+def _cluster(spec: StudySpec, cpus: float, address: str | None, head: Head) -> Cluster:
     share = spec.gpus_per_trial
     has_gpus = any(node.get("GPU", 0) for node in nodes())
-    bundle = _bundle(spec, (1.0 if has_gpus else 0.0) if share is None else share)
+    gpus = (1.0 if has_gpus else 0.0) if share is None else share
+    bundle = _bundle(spec, cpus, gpus)
     whole = {**bundle, "GPU": max(1.0, bundle["GPU"])} if bundle.get("GPU") else bundle
     # Ray looks for room only as long as a cluster can still grow, which only the user knows.
     if not sum(_fit(node, bundle) for node in nodes()) and (spec.workers is None or not address):
@@ -124,11 +140,17 @@ def _cluster(spec: StudySpec, address: str | None) -> Cluster:
             code="no-room",
             path=("gpus_per_trial",) if share else ("ray",),
         )
-    return Cluster(bundle, whole, spec.workers)
+    return Cluster(bundle, whole, spec.workers, head)
 
 
-def _bundle(spec: StudySpec, gpus: float) -> dict[str, float]:
-    asked: dict[str, float] = {"CPU": spec.ray.cpus_per_trial, **spec.ray.resources}
+def _cpus(spec: StudySpec, shared: bool) -> float:
+    if spec.ray.cpus_per_trial is not None:
+        return spec.ray.cpus_per_trial
+    return 1.0 if shared or not spec.workers else max(1.0, float(cores() // spec.workers))
+
+
+def _bundle(spec: StudySpec, cpus: float, gpus: float) -> dict[str, float]:
+    asked: dict[str, float] = {"CPU": cpus, **spec.ray.resources}
     if gpus:
         asked["GPU"] = gpus
     if spec.memory_per_trial:

@@ -14,11 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from hpo.engines._interrupts import Interrupts
 from hpo.engines._ray.cluster import Cluster
+from hpo.engines._ray.environment import of_workers
 from hpo.engines._ray.files import FILES, receive
 from hpo.engines._ray.lost import lost
 from hpo.engines._silence import Silence
+from hpo.interrupts import Interrupts
 from hpo.lineage import Lineage
 from hpo.recovery import LINEAGE, forget_checkpoint, has_checkpoint
 from hpo.trial import Outcome, Plan, Travelled, finite
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 TICK = 0.5
 GRACE = 30.0
+NO_NODES = 10.0  # seconds without a running trial after which a user hears of it
+NO_ROOM = 60.0  # the same where a worker may be about to start
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -50,6 +53,7 @@ class Execution:
     plan: Plan
     travelled: Travelled
     trial: Any = None
+    started: bool = False
     measurement: Measurement | None = None
     outcome: Outcome | None = None
     seconds: float = 0.0
@@ -87,6 +91,8 @@ class Drive:
     executions: dict[str, Execution] = field(default_factory=dict)
     error: BaseException | None = None
     _last_tick: float = 0.0
+    _room_since: float = field(default_factory=time.monotonic)
+    _told_of_waiting: bool = False
     _deadline: float | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -117,6 +123,7 @@ class Drive:
                 "folder": str(folder),
                 "mark": (folder / "driver.json").read_text(),
                 "cwd": str(Path.cwd()),
+                "variables": dict(of_workers(self.cluster.bundle["CPU"])),
                 "memory": self.study.spec.memory_per_trial,
             },
             FILES: self._checkpoint(plan),
@@ -178,6 +185,7 @@ class Drive:
         execution = self._forget(name)
         if execution is None:
             return
+        self._end_worker(execution)  # it may only have been out of reach, and would go on
         outcome = execution.outcome or lost(execution.trial)
         if not outcome.worker:
             outcome = replace(outcome, worker=self._where(execution))
@@ -191,6 +199,8 @@ class Drive:
     def started(self, name: str) -> None:
         """Ray has found room for a trial."""
         self.silence.begin(name)
+        if name in self.executions:
+            self.executions[name].started = True
 
     @kept(None)
     def tick(self) -> None:
@@ -207,6 +217,7 @@ class Drive:
             self.study.emit("stopping", seconds=grace, trials=sorted(self.study.running))
         for name in self.silence.lost():
             self._give_up(str(name))
+        self._tell_of_waiting(now)
 
     def number(self, name: str) -> int:
         """The study's number of a trial."""
@@ -268,24 +279,36 @@ class Drive:
         )
 
     def _forget(self, name: str) -> Execution | None:
-        self.silence.end(name)
-        return self.executions.pop(name, None)
+        execution = self.executions.pop(name, None)
+        outcome = execution.outcome if execution is not None else None
+        self.silence.end(name, complete=outcome is not None and outcome.state == "complete")
+        return execution
+
+    def _tell_of_waiting(self, now: float) -> None:
+        """Says, once until a trial runs again, that none runs for want of room."""
+        if any(execution.started for execution in self.executions.values()) or self.over:
+            self._room_since, self._told_of_waiting = now, False
+        elif not self._told_of_waiting and (waited := now - self._room_since) > NO_NODES:
+            has_place = self.cluster.has_place()
+            if has_place and waited < NO_ROOM:
+                return
+            self._told_of_waiting = True
+            what = "other users of the cluster" if has_place else "nodes"
+            trials = max(1, len(self.executions))
+            self.study.emit("waiting", **{"trials": trials, "for": what})
 
     def _give_up(self, name: str) -> None:
+        execution = self.executions[name]
+        execution.outcome = self.silence.outcome(self._where(execution))
+        self.silence.end(name)
+        self._end_worker(execution)
+
+    def _end_worker(self, execution: Execution) -> None:
         import ray
 
-        execution = self.executions[name]
-        self.silence.end(name)
-        seconds = self.silence.limit or 0.0
-        execution.outcome = Outcome(
-            "failed",
-            "lost",
-            f"it gave no sign of life for {seconds:.0f} s (silence)",
-            worker=self._where(execution),
-        )
-        actor = execution.trial.temporary_state.ray_actor
-        if actor is not None:
-            ray.kill(actor, no_restart=True)
+        state = getattr(execution.trial, "temporary_state", None)
+        if state is not None and state.ray_actor is not None:
+            ray.kill(state.ray_actor, no_restart=True)
 
     def _receive(self, execution: Execution, result: Mapping[str, Any]) -> None:
         """Writes the files that came with a result (Ray has flattened them) to the study."""

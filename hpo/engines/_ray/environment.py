@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hpo.engines._devices import training_variables
 
@@ -20,6 +21,7 @@ _DRIVER = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # the ledger is the truth, Ray's own state is not needed
     "TUNE_MAX_PENDING_TRIALS_PG": "1000",  # as many are asked for as have room, and no more
+    "TUNE_STATE_REFRESH_PERIOD": "1000000000",  # what is asked of a dead cluster never returns
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_SLOW_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "1e9",
 }
@@ -30,9 +32,9 @@ _LOGGERS = ("ray", "ray.tune", "ray.train", "ray.air")
 @contextmanager
 def quiet(log: Path) -> Iterator[None]:
     """Ray as this product uses it: what it has to say goes to the file `log`."""
-    before = {name: os.environ.get(name) for name in _DRIVER}
+    before = {name: os.environ.get(name) for name in (*_DRIVER, "RAY_AUTH_MODE")}
     os.environ.update({name: value for name, value in _DRIVER.items() if before[name] is None})
-    import ray  # noqa: F401  (it sets up its logger, which is taken over here)
+    from ray._private import worker  # Ray sets up its logger, which is taken over here
 
     handler = logging.FileHandler(log, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -41,9 +43,17 @@ def quiet(log: Path) -> Iterator[None]:
     for logger in loggers:
         logger.handlers, logger.propagate = [handler], False
         logger.setLevel(logging.WARNING)
+
+    def print_to_log(data: Mapping[str, Any], ignore_prefix: bool = False) -> None:
+        loggers[0].warning("\n".join(str(line) for line in data["lines"]))
+
+    # What a cluster has to say of its nodes Ray would print to stdout, where results belong.
+    printed = getattr(worker, "print_to_stdstream", None)
+    worker.print_to_stdstream = print_to_log
     try:
         yield
     finally:
+        worker.print_to_stdstream = printed
         for logger, handlers, level, propagate in kept:
             logger.handlers, logger.propagate = handlers, propagate
             logger.setLevel(level)
@@ -53,6 +63,17 @@ def quiet(log: Path) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def use_token() -> None:
+    """Shows a cluster the token that this machine holds, unless the user has said otherwise.
+
+    Ray does so for a cluster that it starts; one that it only joins turns it away. A cluster that
+    wants no token does not mind.
+    """
+    named = [os.environ.get("RAY_AUTH_TOKEN"), os.environ.get("RAY_AUTH_TOKEN_PATH")]
+    if any(named) or (Path.home() / ".ray" / "auth_token").exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def of_workers(cpus: float) -> Mapping[str, str]:

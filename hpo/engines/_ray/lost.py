@@ -20,10 +20,19 @@ def lost(trial: Any) -> Outcome:
             "its worker does not see the checkpoint it should go on from: machines without a"
             " common folder need ray.storage",
         )
-    if "node" in said and ("died" in said or "dead" in said or "removed" in said):
+    if "RuntimeEnvSetupError" in said:
+        return Outcome("failed", "lost", f"its worker cannot be started: {_told(said)}")
+    if "node has died" in said or "node was dead" in said:
         return Outcome("failed", "lost", "the node of its worker is gone")
+    if "process has died" in said or "is unavailable" in said:
+        return Outcome("failed", "lost", "its worker, or the node it was on, is gone")
+    return Outcome("failed", "lost", f"its worker is gone: {_told(said)}")
+
+
+def _told(said: str) -> str:
+    """The last line of what Ray has to say."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return Outcome("failed", "lost", f"its worker is gone: {(lines or ['no reason given'])[-1]}")
+    return (lines or ["no reason given"])[-1]
 
 
 def _error(trial: Any) -> str:

@@ -10,6 +10,8 @@ import json
 import os
 import socket
 import sys
+import threading
+import time
 from collections.abc import Generator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -55,6 +57,8 @@ class StudyTrial(tune.Trainable):  # type: ignore[misc]
         self._name = _settle(config)
         self._problem = None
         self._begin(config)
+        with suppress(Exception):  # the first step tells of it
+            self._load()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._end()
@@ -117,13 +121,18 @@ class StudyTrial(tune.Trainable):  # type: ignore[misc]
         self._mirror = Mirror(self._plan.checkpoint, config)
 
     def _started(self) -> Generator[Measurement, bool, Outcome]:
+        from hpo.trial import execute
+
+        self._load()
+        return execute(self._problem, replace(self._plan, checkpoint=self._mirror.folder))
+
+    def _load(self) -> None:
+        """Gets the problem ready: what is imported for it takes seconds."""
         from hpo.problem import load
         from hpo.spec import StudySpec
-        from hpo.trial import execute
 
         if self._problem is None:
             self._problem = load(StudySpec.model_validate(json.loads(self._spec)))
-        return execute(self._problem, replace(self._plan, checkpoint=self._mirror.folder))
 
     def _caught_up(self) -> Measurement:
         """The first measurement that is new; those before it, of a checkpoint, become news."""
@@ -167,11 +176,12 @@ def _settle(config: Mapping[str, Any]) -> str:
     from hpo.engines._worker import limit_memory
 
     told = config["worker"]
+    os.environ.update(told["variables"])  # torch, which reads them, is imported later
     if not config["bundle"].get("GPU"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     with suppress(OSError):
         os.chdir(told["cwd"])
-    limit_memory(told["memory"])
+    limit_memory(_beside_ray(told["memory"]))
     log = Path(told["folder"]) / f"worker-{os.getpid()}.log"
     if log.parent.is_dir():
         with log.open("ab") as file:
@@ -179,5 +189,26 @@ def _settle(config: Mapping[str, Any]) -> str:
             sys.stderr.flush()
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
+        threading.Thread(target=_watch, args=(log,), daemon=True).start()
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
     return f"{socket.gethostname()}/{os.getpid()} {f'cuda:{gpus}' if gpus else 'cpu'}"
+
+
+def _beside_ray(memory: int | None) -> int | None:
+    """The limit for a trial, with what Ray has taken of it before: without memory its threads do
+    not end the process, they write about it for ever."""
+    if memory is None:
+        return None
+    try:
+        status = Path("/proc/self/status").read_text()
+        return memory + 1024 * int(status.partition("VmData:")[2].split()[0])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def _watch(log: Path) -> None:
+    from hpo.engines._worker import keep_short
+
+    while True:
+        keep_short(log)
+        time.sleep(0.5)

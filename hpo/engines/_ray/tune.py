@@ -20,6 +20,8 @@ class AskAndTell(Searcher):  # type: ignore[misc]
         self._drive = drive
 
     def suggest(self, trial_id: str) -> Any:
+        self._drive.cluster.head.check()
+        self._drive.tick()  # Ray's loop stands still while nothing runs and there is no room
         config = self._drive.suggest(trial_id)
         if config is not None:
             return config
@@ -67,6 +69,7 @@ class Listen(Callback):  # type: ignore[misc]
         self._drive = drive
 
     def on_step_begin(self, iteration: int, trials: Any, **info: Any) -> None:
+        self._drive.cluster.head.check()
         self._drive.tick()
 
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
