@@ -338,6 +338,20 @@ def test_a_population_finds_schedules_that_replay(
 @pytest.mark.cluster
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_here", "quick")
+def test_a_member_whose_worker_is_killed_comes_back(mlruns: Path, marks: Path) -> None:
+    task = Path(__file__).with_name("toy_tasks.py")
+    keywords = {**DIGITS, "objective": f"{task}:Dying", "objective_options": {"folder": str(marks)}}
+    result = launch(spec_from_keywords(name="s", **keywords), Launch(mlruns))
+    assert outcomes(result) == ["complete"] * 4 and (marks / "died").exists()
+    assert [attempt["reason"] for r in result.records for attempt in r.attempts] == ["lost"]
+    steps = {event["step"] for event in events(result, "exploit")}
+    assert steps == {20, 40, 60}  # all of them were waited for, and compared at the same steps
+    check_replays(result)
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_here", "quick")
 def test_a_population_whose_driver_is_killed_goes_on(tmp_path: Path, mlruns: Path) -> None:
     command = [sys.executable, __file__, str(mlruns)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -223,6 +223,10 @@ class Drive:
         """The study's number of a trial."""
         return self.executions[name].plan.number
 
+    def reached(self, name: str) -> int:
+        """The step that a trial has come to, for one that goes on from a checkpoint."""
+        return self.study.reached(self.number(name))
+
     @property
     def mode(self) -> str:
         """The direction of the study as Ray calls it."""
