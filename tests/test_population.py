@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from studies import events, opened, outcomes, resume, run, table, until
 
 from hpo import lineage
 from hpo.cli import cli
+from hpo.engines._ray.population import Population, point
 from hpo.errors import HpoError
 from hpo.launch import launch
 from hpo.lineage import Lineage
@@ -27,7 +30,8 @@ from hpo.preparation import Launch, prepare, spec_from_keywords
 from hpo.problem import load
 from hpo.result import Result, open_study
 from hpo.samplers import pb2, pbt
-from hpo.trial import follow
+from hpo.samplers._population import Evolution
+from hpo.trial import Plan, follow
 from objectives.training.measurement import Measurement
 from search_spaces.domains import Choice, Domain, Float, Int
 from search_spaces.schedule import Schedule
@@ -110,6 +114,35 @@ def test_what_is_inherited_unchanged_is_the_same_to_the_bit() -> None:
 def test_pb2_leaves_what_it_does_not_model() -> None:
     for name in ("int", "choice"):
         assert pb2.explored(DOMAINS[name], 2, 3) == 2
+
+
+MIXED = SearchSpace(
+    {
+        "optimizer": Choice(("adam", "sgd")),
+        "momentum": Float(0.5, 0.999, "logit", when={"optimizer": ("sgd",)}, off=0.0),
+        "l2": Float(1e-6, 1, "log", size=2, start=(1e-3, 1e-4)),
+        "many": Float(0, 1, size=100, start=0.5),
+        "layers": Int(1, 4),
+    }
+)
+
+
+@pytest.mark.parametrize("sampler", [pbt, pb2])
+def test_a_knob_counts_for_an_heir_as_soon_as_its_condition_is_met(sampler: Any) -> None:
+    """What a condition switches off is held, inherited and changed, and rests in the schedule."""
+    evolution = Evolution(object, {}, sampler.hold, sampler.give, sampler.explored)
+    problem: Any = SimpleNamespace(space=MIXED, schedule=MIXED.schedule)
+    members = Population(problem, evolution)
+    plan = Plan(0, 0, MIXED.schedule({"optimizer": "adam", "l2[1]": 0.5}), 0)
+    donor = members.config(plan)
+    assert point(donor) == plan.schedule.at(0.0)
+    assert point(members.inherited(donor, donor["knobs"])) == point(donor)
+    if sampler is pbt:
+        heir = members.inherited(donor, {**donor["knobs"], "optimizer": 1, "layers": 3.9})
+        there = point(heir)
+        assert there["optimizer"] == "sgd" and there["layers"] == 4
+        assert MIXED["momentum"].contains(there["momentum"])
+        assert members.config(replace(plan, schedule=MIXED.schedule({}))).keys() == donor.keys()
 
 
 # -- lineage --------------------------------------------------------------------------------------
