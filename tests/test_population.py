@@ -217,6 +217,9 @@ def test_a_damaged_lineage_is_a_bad_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(HpoError, match="is damaged") as caught:
         lineage.read(tmp_path)
     assert caught.value.code == "bad-checkpoint"
+    (tmp_path / "seed-0.pt").write_text("")
+    plan = Plan(0, 0, SPACE.schedule({}), 0, str(tmp_path))
+    assert lineage.present(plan) == plan and not tmp_path.exists()  # it begins again
 
 
 # -- the study ------------------------------------------------------------------------------------

@@ -214,7 +214,8 @@ class Drive:
             grace = 0.0 if self._gathers else GRACE  # those are saved at every measurement
             self._deadline = now + grace
             self.study.stopping = "interrupted"
-            self.study.emit("stopping", seconds=grace, trials=sorted(self.study.running))
+            if grace:
+                self.study.emit("stopping", seconds=grace, trials=sorted(self.study.running))
         for name in self.silence.lost():
             self._give_up(str(name))
         self._tell_of_waiting(now)
