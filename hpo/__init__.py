@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hpo._version import __version__
 
 if TYPE_CHECKING:
-    from hpo.api import objective, run
+    from hpo.api import objective, run, trainable
     from hpo.bilevel.implicit.hypergradient import hypergradient
     from hpo.result import Best, Result, open_study
     from hpo.samplers import optuna_sampler
@@ -27,6 +27,7 @@ __all__ = [
     "optuna_sampler",
     "run",
     "self_tune",
+    "trainable",
 ]
 
 _HOMES = {
@@ -40,6 +41,7 @@ _HOMES = {
     "optuna_sampler": "hpo.samplers",
     "run": "hpo.api",
     "self_tune": "hpo.selftune",
+    "trainable": "hpo.api",
 }
 
 

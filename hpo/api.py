@@ -13,9 +13,11 @@ from hpo.folder import DEFAULT_MLRUNS
 from hpo.launch import launch
 from hpo.preparation import Launch, spec_from_keywords
 from hpo.result import Result
+from hpo.spec import StudySpec
 
 if TYPE_CHECKING:
     import optuna
+    import ray.tune
 
     from hpo.problem import Problem
 
@@ -112,6 +114,32 @@ def objective(
         return _evaluate(problem, trial, report)
 
     return evaluate
+
+
+def trainable(
+    objective: str | Callable[..., Any] | StudySpec, **spec: Any
+) -> type[ray.tune.Trainable]:
+    """A Trainable for a Ray script: `tune.Tuner(hpo.trainable("digits", space="l2"), ...)`.
+
+    Its config holds values of the space's knobs, the others start where they do; each result has
+    the metrics of a measurement, `step` and `progress`. Checkpoints of a task can be saved and
+    restored, also under other knobs, as populations do. What to train is given as to `objective`,
+    or as the spec of a study. Raises HpoError for a mistake in it, or if Ray is not installed.
+    """
+    from hpo import engines
+    from hpo import problem as problems
+    from hpo import reference as references
+
+    engines.require("ray")
+    described = objective
+    if not isinstance(described, StudySpec):
+        described = spec_from_keywords(objective=reference(described), **spec)
+    absolute = references.absolute(described.objective)
+    described = described.model_copy(update={"objective": absolute})
+    problems.load(described)
+    from hpo.engines._ray.ownscript import made
+
+    return made(described.plain())
 
 
 def _evaluate(problem: Problem, trial: optuna.Trial, report: bool) -> float:

@@ -94,12 +94,16 @@ def read(folder: Path) -> Lineage:
 
 
 def present(plan: Plan) -> Plan:
-    """The plan as its folder says: with the schedule that led to the checkpoints there."""
+    """The plan as its folder says: with the schedule that led to the checkpoints there. Where that
+    cannot be read, it begins again."""
     if plan.checkpoint is None or not has_checkpoint(plan.checkpoint):
         return plan
     try:
         return read(Path(plan.checkpoint)).carried_out(plan)
     except FileNotFoundError:
+        return plan
+    except HpoError:
+        forget_checkpoint(plan.checkpoint)
         return plan
 
 

@@ -190,6 +190,10 @@ class Study:
         """The plans being carried out, by trial."""
         return {number: running.plan for number, running in self._running.items()}
 
+    def reached(self, number: int) -> int:
+        """The step that a running trial has come to, as far as listeners know."""
+        return max(self._running[number].seen, default=0)
+
     # -- results --------------------------------------------------------------------------------
 
     def records(self) -> list[TrialRecord]:

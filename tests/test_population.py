@@ -10,7 +10,9 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from studies import events, opened, outcomes, resume, run, table, until
 
 from hpo import lineage
 from hpo.cli import cli
+from hpo.engines._ray.population import Population, point
 from hpo.errors import HpoError
 from hpo.launch import launch
 from hpo.lineage import Lineage
@@ -27,7 +30,8 @@ from hpo.preparation import Launch, prepare, spec_from_keywords
 from hpo.problem import load
 from hpo.result import Result, open_study
 from hpo.samplers import pb2, pbt
-from hpo.trial import follow
+from hpo.samplers._population import Evolution
+from hpo.trial import Plan, follow
 from objectives.training.measurement import Measurement
 from search_spaces.domains import Choice, Domain, Float, Int
 from search_spaces.schedule import Schedule
@@ -112,6 +116,35 @@ def test_pb2_leaves_what_it_does_not_model() -> None:
         assert pb2.explored(DOMAINS[name], 2, 3) == 2
 
 
+MIXED = SearchSpace(
+    {
+        "optimizer": Choice(("adam", "sgd")),
+        "momentum": Float(0.5, 0.999, "logit", when={"optimizer": ("sgd",)}, off=0.0),
+        "l2": Float(1e-6, 1, "log", size=2, start=(1e-3, 1e-4)),
+        "many": Float(0, 1, size=100, start=0.5),
+        "layers": Int(1, 4),
+    }
+)
+
+
+@pytest.mark.parametrize("sampler", [pbt, pb2])
+def test_a_knob_counts_for_an_heir_as_soon_as_its_condition_is_met(sampler: Any) -> None:
+    """What a condition switches off is held, inherited and changed, and rests in the schedule."""
+    evolution = Evolution(object, {}, sampler.hold, sampler.give, sampler.explored)
+    problem: Any = SimpleNamespace(space=MIXED, schedule=MIXED.schedule)
+    members = Population(problem, evolution)
+    plan = Plan(0, 0, MIXED.schedule({"optimizer": "adam", "l2[1]": 0.5}), 0)
+    donor = members.config(plan)
+    assert point(donor) == plan.schedule.at(0.0)
+    assert point(members.inherited(donor, donor["knobs"])) == point(donor)
+    if sampler is pbt:
+        heir = members.inherited(donor, {**donor["knobs"], "optimizer": 1, "layers": 3.9})
+        there = point(heir)
+        assert there["optimizer"] == "sgd" and there["layers"] == 4
+        assert MIXED["momentum"].contains(there["momentum"])
+        assert members.config(replace(plan, schedule=MIXED.schedule({}))).keys() == donor.keys()
+
+
 # -- lineage --------------------------------------------------------------------------------------
 
 
@@ -184,6 +217,9 @@ def test_a_damaged_lineage_is_a_bad_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(HpoError, match="is damaged") as caught:
         lineage.read(tmp_path)
     assert caught.value.code == "bad-checkpoint"
+    (tmp_path / "seed-0.pt").write_text("")
+    plan = Plan(0, 0, SPACE.schedule({}), 0, str(tmp_path))
+    assert lineage.present(plan) == plan and not tmp_path.exists()  # it begins again
 
 
 # -- the study ------------------------------------------------------------------------------------
@@ -328,21 +364,25 @@ def test_a_population_finds_schedules_that_replay(
     trial = ["show", "s", "--trial", str(heirs[0].number), "--mlruns", str(mlruns)]
     cli(trial, standalone_mode=False)
     assert "went on from trial" in capsys.readouterr().out
+    if together:  # then the seed decides everything, however many train at once
+        described = spec_from_keywords(name="t", **{**keywords, "workers": 3})
+        again = launch(described, Launch(mlruns))
+        assert table(again) == table(result)
+        assert [r.lineage for r in again.records] == [r.lineage for r in result.records]
 
 
 @pytest.mark.cluster
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_here", "quick")
-def test_members_that_are_compared_together_depend_on_the_seed_alone(mlruns: Path) -> None:
-    tables = []
-    for workers in (3, 4):
-        described = spec_from_keywords(name=f"s{workers}", **{**DIGITS, "workers": workers})
-        result = launch(described, Launch(mlruns))
-        assert any(record.lineage for record in result.records)
-        tables.append(
-            [(row, r.lineage) for row, r in zip(table(result), result.records, strict=True)]
-        )
-    assert tables[0] == tables[1]
+def test_a_member_whose_worker_is_killed_comes_back(mlruns: Path, marks: Path) -> None:
+    task = Path(__file__).with_name("toy_tasks.py")
+    keywords = {**DIGITS, "objective": f"{task}:Dying", "objective_options": {"folder": str(marks)}}
+    result = launch(spec_from_keywords(name="s", **keywords), Launch(mlruns))
+    assert outcomes(result) == ["complete"] * 4 and (marks / "died").exists()
+    assert [attempt["reason"] for r in result.records for attempt in r.attempts] == ["lost"]
+    steps = {event["step"] for event in events(result, "exploit")}
+    assert steps == {20, 40, 60}  # all of them were waited for, and compared at the same steps
+    check_replays(result)
 
 
 @pytest.mark.cluster

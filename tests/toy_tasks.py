@@ -1,7 +1,10 @@
 """Small tasks on drawn data, for tests of the training loop."""
 
+import os
 import random
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,6 +90,21 @@ class Restless(Blobs):
                 random.random() + np.random.rand() + torch.rand(1) + torch.rand(1, generator=rng)
             )
             yield inputs[part] + 0.1 * shift, targets[part]
+
+
+class Dying(Blobs):
+    """Its process is killed after as many training batches, the first time."""
+
+    def __init__(self, folder: str, after: int = 25) -> None:
+        super().__init__()
+        self.mark, self.left = Path(folder) / "died", after
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        self.left -= model.training
+        if self.left == 0 and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().loss(model, batch)
 
 
 def regularizers(*names: str) -> dict[str, Regularizer]:

@@ -7,6 +7,8 @@ are given a plan and answer with measurements. What Ray keeps of a run is thrown
 from __future__ import annotations
 
 import shutil
+import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,7 +92,7 @@ def _fit(drive: Drive) -> None:
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
-            name=study.spec.name,
+            name=f"{study.spec.name}-{uuid.uuid4().hex[:8]}",  # nobody else's, to be removed
             storage_path=study.spec.ray.storage or str(_experiments(study)),
             callbacks=[Listen(drive)],
             checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT, checkpoint_at_end=False),
@@ -98,7 +100,10 @@ def _fit(drive: Drive) -> None:
             verbose=0,
         ),
     )
-    tuner.fit()
+    found = tuner.fit()
+    if study.spec.ray.storage:
+        with suppress(OSError):
+            found.filesystem.delete_dir(found.experiment_path)
 
 
 def _experiments(study: Study) -> Path:

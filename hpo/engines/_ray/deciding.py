@@ -6,6 +6,7 @@ beginning; they wait, paused, until there is room.
 
 from __future__ import annotations
 
+import math
 import random
 import warnings
 from collections.abc import Iterator, Sequence
@@ -157,16 +158,31 @@ class Halving(Gathering):
 class Inheriting(Gathering):
     """The same for a population: an heir keeps its own plan and gets the donor's knobs, changed."""
 
+    _perturbation_interval: float
+    _next_perturbation_sync: float
+    _synch: bool
+    _trial_state: dict[Any, Any]
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """One that goes on from a checkpoint is compared next where it would have been."""
+        super().on_trial_add(tune_controller, trial)
+        every = self._perturbation_interval
+        due = every * max(1, math.ceil(self.drive.reached(trial.trial_id) / every))
+        self._trial_state[trial].last_perturbation_time = due - every
+        self._next_perturbation_sync = max(self._next_perturbation_sync, due)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_error(tune_controller, trial)
+        tune_controller.get_live_trials().discard(trial)  # else the others wait for it for ever
+
     def _due(self, paused: Sequence[Any], pending: Sequence[Any]) -> Any:
         """The one that is furthest behind; where all wait for each other, none that is there."""
-        states: Any = self._trial_state  # type: ignore[attr-defined]
 
         def reached(trial: Any) -> float:
-            return float(states[trial].last_train_time)
+            return float(self._trial_state[trial].last_train_time)
 
-        if self._synch:  # type: ignore[attr-defined]
-            there: float = self._next_perturbation_sync  # type: ignore[attr-defined]
-            paused = [trial for trial in paused if reached(trial) < there]
+        if self._synch:
+            paused = [trial for trial in paused if reached(trial) < self._next_perturbation_sync]
         due = min(paused, key=reached, default=None)
         behind = due is not None and all(reached(due) <= reached(trial) for trial in pending)
         return due if behind else None

@@ -217,7 +217,8 @@ class Drive:
             grace = 0.0 if self._gathers else GRACE  # those are saved at every measurement
             self._deadline = now + grace
             self.study.stopping = "interrupted"
-            self.study.emit("stopping", seconds=grace, trials=sorted(self.study.running))
+            if grace:
+                self.study.emit("stopping", seconds=grace, trials=sorted(self.study.running))
         for name in self.silence.lost():
             self._give_up(str(name))
         self._tell_of_waiting(now)
@@ -225,6 +226,10 @@ class Drive:
     def number(self, name: str) -> int:
         """The study's number of a trial."""
         return self.executions[name].plan.number
+
+    def reached(self, name: str) -> int:
+        """The step that a trial has come to, for one that goes on from a checkpoint."""
+        return self.study.reached(self.number(name))
 
     @property
     def mode(self) -> str:
