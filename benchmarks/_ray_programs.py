@@ -18,7 +18,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,63 @@ def occupancy(trials: int) -> dict[str, float]:
         "mean_seconds": statistics.fmean(end - begin for begin, end, _ in spans),
         "gap": statistics.median(gaps),
     }
+
+
+def many(trials: int) -> dict[str, float]:
+    """As many trials at once, on as many fake processors: how many ran at the same time, what that
+    cost the driver, and the memory of all processes of this Ray."""
+    import hpo
+
+    _started(trials)
+    marks, taken = Path(tempfile.mkdtemp()), []
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(5.0):
+            taken.append(_memory_mib(os.getpid()))
+
+    threading.Thread(target=watch, daemon=True).start()
+    timed = _timed(
+        lambda: hpo.run(
+            f"{HERE / '_uneven.py'}:waiting",
+            objective_options={"folder": str(marks), "seconds": 2.0 * trials + 60},
+            space={"x": {"low": 0.0, "high": 1.0}},
+            sampler="random",
+            trials=trials,
+            engine="ray",
+            mlflow=False,
+            mlruns=tempfile.mkdtemp(),
+        )
+    )
+    stop.set()
+    spans = [json.loads(mark.read_text()) for mark in marks.iterdir()]
+    most = max(sum(a <= begin < b for a, b, _ in spans) for begin, _, _ in spans)
+    reports = sum(count for _, _, count in spans)
+    return {
+        "at_once": most,
+        "reports": reports,
+        "driver_ms_a_report": 1000 * timed["cpu"] / reports,
+        "all_mib": max(taken),
+        **timed,
+    }
+
+
+def _memory_mib(pid: int) -> float:
+    """The memory of a process and of all that it has started, shared pages counted once."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with suppress(OSError, IndexError):
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                children.setdefault(parent, []).append(int(entry.name))
+    found, left = 0.0, [pid]
+    while left:
+        one = left.pop()
+        left += children.get(one, [])
+        with suppress(OSError, ValueError):
+            rollup = Path(f"/proc/{one}/smaps_rollup").read_text()
+            found += int(rollup.partition("Pss:")[2].split()[0]) / 1024
+    return found
 
 
 def same(trials: int) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""An objective that only waits, for a time that its knob says; it writes down when and where."""
+"""Objectives that only wait, and write down when and where."""
 
 import json
 import os
@@ -19,3 +19,19 @@ def uneven(
         time.sleep((SHORTEST + x * (LONGEST - SHORTEST)) / REPORTS)
         yield {"val_loss": x}
     (Path(folder) / f"{begun}").write_text(json.dumps([begun, time.time(), str(os.getpid())]))
+
+
+def waiting(
+    h: Callable[[float], Mapping[str, float]], seed: int, folder: str, seconds: float
+) -> Iterator[dict[str, float]]:
+    """Reports each second until a trial that begins last has had its time as well: the file of the
+    trial that began first says when all are to end."""
+    begun, reports = time.time(), 0
+    first = Path(folder).parent / f"{Path(folder).name}.first"
+    if not first.exists():
+        first.write_text(str(begun))
+    while time.time() < float(first.read_text() or begun) + seconds:
+        time.sleep(1.0)
+        reports += 1
+        yield {"val_loss": h(0.0)["x"]}
+    (Path(folder) / f"{begun}").write_text(json.dumps([begun, time.time(), reports]))

@@ -6,6 +6,7 @@ trivial     200 trials that cost nothing: this engine, stock Ray Tune with Optun
             and the same without the loggers that it writes results with; 50 trials alone
 slots       how much of four fake GPUs is in use by trials of two to twelve seconds
 node        from the loss of a trial's node to its next measurement on another one
+many        200 trials at once on one machine of as many fake processors
 same        whether a seeded sequential study comes to the same table on both engines
 pack        small networks trained as one ensemble, against one by one (--workers 1)
 
@@ -31,6 +32,7 @@ sys.path.append(sys.path.pop(0))
 from _report import Report, Row, table, verdicts, write  # noqa: E402
 
 Found = Mapping[str, float]
+MANY = 200
 
 
 def main() -> None:
@@ -99,6 +101,15 @@ def node(quick: bool, repeats: int) -> Report:
     return Report([], [row], {"node": found})
 
 
+def many(quick: bool, repeats: int) -> Report:
+    found = _program("many", 4 if quick else MANY)
+    told = (
+        f"{found['at_once']:.0f} ran at once; driver {found['driver_ms_a_report']:.1f} ms of"
+        f" CPU a report; all processes {found['all_mib'] / 1024:.1f} GiB"
+    )
+    return Report([], [Row("trials at once, one machine", told)], {"many": found})
+
+
 def same(quick: bool, repeats: int) -> Report:
     found = _program("same", 4 if quick else 16)
     equal, count = bool(found["same"]), int(found["trials"])
@@ -116,6 +127,7 @@ PARTS: Mapping[str, Callable[[bool, int], Report]] = {
     "trivial": trivial,
     "slots": slots,
     "node": node,
+    "many": many,
     "same": same,
     "pack": pack,
 }

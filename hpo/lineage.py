@@ -18,7 +18,6 @@ from hpo.errors import HpoError
 from hpo.folder import replace_json
 from hpo.recovery import CHECKPOINTS, LINEAGE, forget_checkpoint, has_checkpoint
 from hpo.trial import Plan
-from objectives.training import checkpoint as checkpoints
 from search_spaces.domains import Point, Value
 from search_spaces.schedule import Schedule, Track
 
@@ -76,6 +75,8 @@ def reached(plan: Plan, folder: str | None) -> int:
     begins, and for one that sends its past measurement by measurement."""
     if not plan.pausable or folder is None:
         return 0
+    from objectives.training import checkpoint as checkpoints  # torch: not every driver needs it
+
     found = [checkpoints.load(file)["history"] for file in Path(folder).glob(CHECKPOINTS)]
     return min((history[-1]["step"] for history in found if history), default=0)
 
