@@ -11,7 +11,7 @@ from contextlib import redirect_stdout
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hpo import engines, samplers
+from hpo import samplers, scheduling
 from hpo.errors import HpoError
 from hpo.problem import Problem
 from hpo.trial import default_device
@@ -63,8 +63,9 @@ def why_not(problem: Problem) -> str | None:
     if not problem.is_task:
         kind = "bilevel problem" if problem.is_bilevel else "function"
         return f"objective {spec.objective} is a {kind}, and only trainings of a task can be packed"
-    if engines.load(spec.engine).elsewhere:
-        return f"engine {spec.engine} gives every trial a worker of its own"
+    if scheduling.scheduling(problem) is not None:
+        who = f"sampler {spec.sampler}" if spec.prune == "none" else "this pruner"
+        return f"{who} moves each trial by itself"
     if samplers.load(spec.sampler).in_run:
         return f"sampler {spec.sampler} bends the knobs of each run by itself"
     if spec.seeds > 1:

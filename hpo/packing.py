@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from hpo.blackbox import require_metric
@@ -16,7 +15,7 @@ from hpo.trial import (
     Outcome,
     Plan,
     default_device,
-    drain,
+    execute,
     failure,
     finite,
     is_out_of_memory,
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
 Observe = Callable[[int, Measurement], bool]
 Reports = Generator["list[Reached]", "set[int] | None"]
+Told = list[tuple[int, Measurement | Outcome]]
 
 
 def drain_together(
@@ -37,50 +37,88 @@ def drain_together(
     """Runs trials to their ends; gives the number and the outcome of each as it ends.
 
     Each measurement goes to `observe` with its trial's number; False prunes that trial. What the
-    objective raises becomes outcomes, what `observe` raises passes through. Where more than one can
-    go together they share an ensemble, without checkpoints, and out of memory are all of its
-    trials. One that has a checkpoint goes on by itself, and after an exception in an ensemble those
-    that are left run one by one: so each has the error that is its own.
+    objective raises becomes outcomes, what `observe` raises passes through.
+    """
+    with closing(execute_together(problem, plans)) as run:
+        told = next(run, None)
+        while told is not None:
+            pruned = set()
+            for number, news in told:
+                if isinstance(news, Outcome):
+                    yield number, news
+                elif not observe(number, news):
+                    pruned.add(number)
+            try:
+                told = run.send(pruned)
+            except StopIteration:
+                return
+
+
+def execute_together(problem: Problem, plans: Sequence[Plan]) -> Generator[Told, set[int]]:
+    """What trials measure and how they end, by their numbers; each report is answered by the
+    numbers of those that are pruned.
+
+    Where more than one can go together they share an ensemble, without checkpoints, and out of
+    memory are all of its trials. One that has a checkpoint goes on by itself, and after an
+    exception in an ensemble those that are left run one by one: so each has the error that is its
+    own. Closing the generator ends what has not ended.
     """
     left = {plan.number: plan for plan in plans}
     fresh = [plan for plan in plans if _packable(plan)] if len(plans) > 1 else []
     if len(fresh) > 1:
-        for number, outcome in _packed(problem, fresh, observe):
+        for number in (yield from _packed(problem, fresh)):
             del left[number]
-            yield number, outcome
     for number, plan in left.items():
-        yield number, drain(problem, plan, partial(observe, number))
+        yield from _alone(problem, number, plan)
+
+
+def _alone(problem: Problem, number: int, plan: Plan) -> Generator[Told, set[int]]:
+    with closing(execute(problem, plan)) as trial:
+        try:
+            measurement = next(trial)
+            while True:
+                pruned = yield [(number, measurement)]
+                measurement = trial.send(number not in pruned)
+        except StopIteration as end:
+            outcome: Outcome = end.value
+    yield [(number, outcome)]
 
 
 def _packable(plan: Plan) -> bool:
     return not (plan.alone or plan.tuned or has_checkpoint(plan.checkpoint))
 
 
-def _packed(
-    problem: Problem, plans: Sequence[Plan], observe: Observe
-) -> Generator[tuple[int, Outcome]]:
-    """The outcomes of an ensemble; it stops short when the objective raises something."""
+def _packed(problem: Problem, plans: Sequence[Plan]) -> Generator[Told, set[int], list[int]]:
+    """What an ensemble reports; returns the numbers of the trials that have ended. It stops short
+    when the objective raises something."""
     members = dict(enumerate(plans))
+    over: list[int] = []
     ended: set[int] | None = None
     with closing(_ensemble(problem, plans)) as run:
         while members:
             try:
                 reached = _advanced(problem, run, ended)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, GeneratorExit):
                 raise
             except BaseException as error:
                 failed = failure(error)
-                for member in members if is_out_of_memory(error) else ():
-                    yield plans[member].number, failed
-                return
-            ended = set()
+                if is_out_of_memory(error):
+                    over += [plan.number for plan in members.values()]
+                    yield [(plan.number, failed) for plan in members.values()]
+                return over
+            pruned = yield [(members[one.member].number, one.measurement) for one in reached]
+            ended, outcomes = set(), []
             for one in reached:
-                plan = members[one.member]
-                outcome = _outcome(problem, one, observe(plan.number, one.measurement))
+                number = members[one.member].number
+                outcome = _outcome(problem, one, number not in pruned)
                 if outcome is not None:
                     ended.add(one.member)
                     del members[one.member]
-                    yield plan.number, outcome
+                    outcomes.append((number, outcome))
+            over += [number for number, _ in outcomes]
+            if outcomes:
+                yield [*outcomes]
+    return over
 
 
 def _ensemble(problem: Problem, plans: Sequence[Plan]) -> Reports:

@@ -109,16 +109,19 @@ class Study:
             self.emit(**events.start(self.spec, running.plan))
         return running.plan
 
-    def ask_together(self, count: int) -> list[Plan]:
+    def ask_together(self, count: int, roomy: bool = False) -> list[Plan]:
         """Up to `count` plans to be carried out together; empty if none may start now.
 
         Their numbers lie in one block of `count`, so that a study that was interrupted within a
-        block does not begin the next one before this is told.
+        block does not begin the next one before this is told; one that runs alone is by itself.
         """
         plans: list[Plan] = []
         while len(plans) < count:
             number = self._again[0].plan.number if self._again else self.tally.asked
-            plan = self.ask() if not plans or number // count == plans[0].number // count else None
+            alone = bool(self._again) and self._again[0].plan.alone
+            if plans and (alone or plans[0].alone or number // count != plans[0].number // count):
+                break
+            plan = self.ask(roomy)
             if plan is None:
                 break
             plans.append(plan)

@@ -12,7 +12,6 @@ from unittest.mock import patch
 from rays import QUIET, STORE
 from studies import children
 
-from hpo.engines._ray.cluster import nodes as living
 from hpo.engines._ray.environment import of_workers
 
 
@@ -61,7 +60,7 @@ class Nodes:
         for node in self._added[count:]:
             self.kill(node)
         while len(self._added) < count:
-            gpus = any(node.get("GPU") for node in living())
+            gpus = any(node.get_resource_and_label_spec().num_gpus for node in self._added)
             self.add(cpus=2, gpus=0 if gpus else 2)
 
 

@@ -35,9 +35,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda _: None)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
-    """Ray on this machine for as long as tests run; engine ray uses what it finds running."""
+    """Ray on this machine for the tests of a file; engine ray uses what it finds running."""
     from rays import ray_running
 
     with ray_running(num_cpus=4):

@@ -149,13 +149,14 @@ def test_a_study_hears_that_there_are_no_nodes_and_goes_on_when_there_are(
 def test_workers_that_cannot_be_started_end_the_study_with_the_reason(
     tmp_path: Path, cluster: Nodes
 ) -> None:
-    text = STUDY + "ray: {runtime_env: {py_executable: /no/such/python}}\n"
+    text = STUDY + "ray: {runtime_env: {pip: [/no/such/package]}}\n"
     with driver(
         tmp_path, "--engine", "ray", "--ray-address", cluster.address, text=text
     ) as process:
-        err = said(process, 120)
-    assert process.returncode in {3, 5}, err
-    assert "cannot be started" in err and "Traceback" not in err
+        err = said(process, 45)
+    assert process.returncode == 5, err
+    assert "ray: no worker can be started: " in err and "Traceback" not in err
+    assert [r.state for r in open_study("s", tmp_path / "mlruns").records] == ["running"]
 
 
 def test_a_cluster_that_goes_away_ends_the_study_with_a_sentence_and_it_continues(

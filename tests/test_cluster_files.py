@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clusters import Nodes, below, cluster_running, joined, living
+from clusters import Nodes, below, cluster_running, joined
 from rays import QUIET, STORE
 from studies import events, outcomes, run, spec, table, until
 
+from hpo.engines._ray.cluster import nodes as living
 from hpo.engines._ray.files import FILES, Mirror, receive
 from hpo.launch import launch
 from hpo.preparation import Launch, spec_from_keywords

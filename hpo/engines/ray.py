@@ -60,6 +60,7 @@ ENGINE = Engine(
 
 def _drive(study: Study, cluster: Cluster, interrupts: Interrupts) -> Drive:
     from hpo.engines._ray.driving import Drive
+    from hpo.engines._ray.packs import PackDrive
     from hpo.engines._ray.population import Population
     from hpo.scheduling import scheduling
 
@@ -67,19 +68,21 @@ def _drive(study: Study, cluster: Cluster, interrupts: Interrupts) -> Drive:
     population = None
     if found is not None and found.evolution is not None:
         population = Population(study.problem, found.evolution)
-    return Drive(study, cluster, interrupts, silence, found, population)
+    kind = PackDrive if study.spec.pack > 1 else Drive
+    return kind(study, cluster, interrupts, silence, found, population)
 
 
 def _fit(drive: Drive) -> None:
     from ray import tune
 
     from hpo.engines._ray.deciding import Members, scheduler
+    from hpo.engines._ray.packs import PackedTrials
     from hpo.engines._ray.trainable import StudyTrial
     from hpo.engines._ray.tune import AskAndTell, Listen, StopWithStudy
 
     study = drive.study
     tuner = tune.Tuner(
-        StudyTrial,
+        PackedTrials if study.spec.pack > 1 else StudyTrial,
         tune_config=tune.TuneConfig(
             num_samples=-1,
             search_alg=Members(drive) if drive.population else AskAndTell(drive),

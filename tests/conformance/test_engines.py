@@ -35,12 +35,11 @@ WAYS = [
 TOGETHER = pytest.mark.parametrize(
     "together",
     [
-        pytest.param((name, workers), marks=[pytest.mark.slow] if workers else [])
-        for name in engines.names()
-        if not engines.load(name).elsewhere
-        for workers in (0, 2)
+        pytest.param(way, marks=[pytest.mark.slow] if way[1] else [], id=f"{way[0]}-{way[1]}")
+        if not engines.load(way[0]).elsewhere
+        else pytest.param(way, marks=[pytest.mark.slow, pytest.mark.cluster], id=f"{way[0]}-2")
+        for way in [("optuna", 0), *((name, 2) for name in engines.names())]
     ],
-    ids=lambda way: f"{way[0]}-{way[1]}",
 )
 
 
@@ -65,9 +64,14 @@ def nothing_left(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest) -> Way:
-    if engines.load(request.param[0]).elsewhere:
-        request.getfixturevalue("ray_here")
+    _needs(request.param[0], request)
     return Way(*request.param)
+
+
+def _needs(engine: str, request: pytest.FixtureRequest) -> None:
+    """What has to run for an engine."""
+    if engines.load(engine).elsewhere:
+        request.getfixturevalue("ray_here")
 
 
 def test_the_table_is_that_of_trials_run_one_after_another_here(mlruns: Path, way: Way) -> None:
@@ -207,8 +211,9 @@ def packed(**keywords: Any) -> dict[str, Any]:
 
 @TOGETHER
 def test_trials_that_go_together_make_the_table_of_those_that_do_not(
-    mlruns: Path, together: tuple[str, int]
+    mlruns: Path, together: tuple[str, int], request: pytest.FixtureRequest
 ) -> None:
+    _needs(together[0], request)
     way = Way(*together).spec
     here = run(mlruns, **packed(name="here"))
     there = run(mlruns, **packed(name="there", pack=3, **way))
@@ -224,8 +229,9 @@ def test_trials_that_go_together_make_the_table_of_those_that_do_not(
 
 @TOGETHER
 def test_an_interrupt_of_trials_that_go_together_leaves_them_to_be_continued(
-    mlruns: Path, together: tuple[str, int]
+    mlruns: Path, together: tuple[str, int], request: pytest.FixtureRequest
 ) -> None:
+    _needs(together[0], request)
     whole = run(mlruns, **packed(name="whole"))
     described = spec(**packed(name="s", pack=3, **Way(*together).spec))
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from hpo.engines._ray.cluster import Cluster
 from hpo.engines._ray.environment import of_workers
 from hpo.engines._ray.files import FILES, receive
-from hpo.engines._ray.lost import lost
+from hpo.engines._ray.lost import lost, refuse_environment
 from hpo.engines._silence import Silence
 from hpo.interrupts import Interrupts
 from hpo.lineage import Lineage
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 TICK = 0.5
 GRACE = 30.0
+BUSY = "the cluster: it is in use, or its workers do not start (ray status)"
 NO_NODES = 10.0  # seconds without a running trial after which a user hears of it
 NO_ROOM = 60.0  # the same where a worker may be about to start
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -93,6 +94,7 @@ class Drive:
     _last_tick: float = 0.0
     _room_since: float = field(default_factory=time.monotonic)
     _told_of_waiting: bool = False
+    _one_has_started: bool = False
     _deadline: float | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -185,6 +187,7 @@ class Drive:
     @kept(None)
     def failed(self, name: str) -> None:
         """A trial's worker is gone."""
+        self._check_workers(name)
         execution = self._forget(name)
         if execution is None:
             return
@@ -203,7 +206,7 @@ class Drive:
         """Ray has found room for a trial."""
         self.silence.begin(name)
         if name in self.executions:
-            self.executions[name].started = True
+            self.executions[name].started = self._one_has_started = True
 
     @kept(None)
     def tick(self) -> None:
@@ -301,9 +304,15 @@ class Drive:
             if has_place and waited < NO_ROOM:
                 return
             self._told_of_waiting = True
-            what = "other users of the cluster" if has_place else "nodes"
+            what = BUSY if has_place else "nodes"
             trials = max(1, len(self.executions))
             self.study.emit("waiting", **{"trials": trials, "for": what})
+
+    def _check_workers(self, name: str) -> None:
+        """Raises Unavailable if no worker has started so far and none ever can."""
+        execution = self.executions.get(name)
+        if execution is not None and not self._one_has_started:
+            refuse_environment(execution.trial)
 
     def _give_up(self, name: str) -> None:
         execution = self.executions[name]

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from hpo.errors import Unavailable
 from hpo.trial import Outcome
+
+NO_ENVIRONMENT = "set up runtime environment"  # what Ray says of one that it could not make
 
 
 def lost(trial: Any) -> Outcome:
@@ -20,13 +23,23 @@ def lost(trial: Any) -> Outcome:
             "its worker does not see the checkpoint it should go on from: machines without a"
             " common folder need ray.storage",
         )
-    if "RuntimeEnvSetupError" in said:
-        return Outcome("failed", "lost", f"its worker cannot be started: {_told(said)}")
     if "node has died" in said or "node was dead" in said:
         return Outcome("failed", "lost", "the node of its worker is gone")
     if "process has died" in said or "is unavailable" in said:
         return Outcome("failed", "lost", "its worker, or the node it was on, is gone")
     return Outcome("failed", "lost", f"its worker is gone: {_told(said)}")
+
+
+def refuse_environment(trial: Any) -> None:
+    """Raises Unavailable if a worker was not started because its environment cannot be made."""
+    said = _error(trial)
+    if NO_ENVIRONMENT in said:
+        raise Unavailable(
+            f"ray: no worker can be started: {_told(said)}",
+            hint="mend ray.runtime_env or the nodes, then continue with hpo run --resume",
+            code="ray",
+            path=("ray", "runtime_env"),
+        )
 
 
 def _told(said: str) -> str:

@@ -79,10 +79,21 @@ class Listen(Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        if "outcome" in result:  # the end of the trial is still to be told
+        if "outcome" in result or result.get("done"):  # the end of the trial is still to be told
             return
-        for name in ("files", "measurement", "past", "lineage"):
+        for name in ("files", "measurement", "past", "lineage", "told"):
             result.pop(name, None)
+
+    def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        _forget(trial)
+
+    def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        _forget(trial)
+
+
+def _forget(trial: Any) -> None:
+    """Drops what was sent to a trial that is over, checkpoints with it: Ray keeps all trials."""
+    trial.config, trial.evaluated_params = {}, {}
 
 
 class StopWithStudy(Stopper):  # type: ignore[misc]
