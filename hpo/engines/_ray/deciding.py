@@ -19,10 +19,11 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import SearchAlgorithm, SearchGenerator
 
+from hpo.engines._ray.driving import Question
 from hpo.engines._ray.tune import AskAndTell, Forward
 
 if TYPE_CHECKING:
-    from hpo.engines._ray.driving import Drive, Question
+    from hpo.engines._ray.driving import Drive
 
 
 def scheduler(drive: Drive) -> TrialScheduler:
@@ -130,13 +131,17 @@ class Gathering(Deciding):
         if len(trials) - len(paused) < self.drive.room and not self.drive.over:
             due = self._due(paused, pending)
             if due is None and len(trials) == len(paused):  # those they wait for are gone
-                due = next(iter(paused), None)
+                due = self._stuck(tune_controller, paused)
             if due is not None:
                 return due
         return next(iter(pending), None)
 
     def _due(self, paused: Sequence[Any], pending: Sequence[Any]) -> Any:
         raise NotImplementedError
+
+    def _stuck(self, tune_controller: Any, paused: Sequence[Any]) -> Any:
+        """The one that goes on where all wait for some that have ended."""
+        return next(iter(paused), None)
 
 
 class Halving(Gathering):
@@ -186,6 +191,17 @@ class Inheriting(Gathering):
         due = min(paused, key=reached, default=None)
         behind = due is not None and all(reached(due) <= reached(trial) for trial in pending)
         return due if behind else None
+
+    def _stuck(self, tune_controller: Any, paused: Sequence[Any]) -> Any:
+        """Those that are left are compared without the ones that they have waited for."""
+        last = self._trial_state[paused[0]].last_result if paused and self._synch else None
+        if not last:
+            return super()._stuck(tune_controller, paused)
+        with self._chance(paused[0].trial_id, Question(last, False)):
+            super(Deciding, self).on_trial_result(  # type: ignore[misc]
+                tune_controller, paused[0], last
+            )
+        return self._due(paused, ())
 
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict[str, Any], Any]:
         made, operations = super()._get_new_config(trial, trial_to_clone)  # type: ignore[misc]

@@ -178,6 +178,9 @@ class Drive:
         if execution.outcome is None and "outcome" in result:
             self._catch_up(execution, result)
             execution.outcome = Outcome(**json.loads(result["outcome"]))
+            if execution.plan.pausable:  # its worker knows of the last stretch only
+                seconds = float(result["time_total_s"])
+                execution.outcome = replace(execution.outcome, seconds=seconds)
         # One that waited was ended by Ray's scheduler, which had asked nobody.
         self.study.tell(execution.plan.number, execution.outcome or self._pruned(execution))
 
