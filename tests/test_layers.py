@@ -184,3 +184,10 @@ def test_importing_hpo_loads_nothing_slow_until_a_name_is_used() -> None:
     code = "import hpo, sys; dir(hpo); print(*{n.split('.')[0] for n in sys.modules})"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not set(ended.stdout.split()) & HEAVY
+
+
+@pytest.mark.parametrize("module", ["hpo.launch", "hpo.study", "hpo.engines._ray.packs"])
+def test_drivers_and_workers_import_torch_only_when_something_trains(module: str) -> None:
+    """It costs memory, and reads the number of its threads when it is imported."""
+    script = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
