@@ -341,6 +341,27 @@ def _score(metrics: dict[str, float]) -> float:
 @pytest.mark.cluster
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_here", "quick")
+@pytest.mark.parametrize(("steps", "evaluations"), [(100, 25), (100, 7)])
+def test_members_are_compared_to_the_end_wherever_they_are_measured(
+    mlruns: Path, steps: int, evaluations: int
+) -> None:
+    found = run(
+        mlruns,
+        **{
+            **DIGITS,
+            "steps": steps,
+            "training": {"evaluations": evaluations},
+            "sampler_options": {"interval": 0.1},
+        },
+    )
+    assert outcomes(found) == ["complete"] * 4
+    compared = {event["step"] for event in events(found, "exploit")}
+    assert max(compared) >= 0.7 * steps
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_here", "quick")
 @pytest.mark.parametrize(("sampler", "together"), [("pbt", True), ("pb2", False)])
 def test_a_population_finds_schedules_that_replay(
     mlruns: Path, sampler: str, together: bool, capsys: pytest.CaptureFixture[str]

@@ -193,7 +193,13 @@ class Inheriting(Gathering):
         return due if behind else None
 
     def _stuck(self, tune_controller: Any, paused: Sequence[Any]) -> Any:
-        """Those that are left are compared without the ones that they have waited for."""
+        """Those that are left are compared without the ones that they have waited for; those that
+        have just been compared wait for a comparison that Ray has put where they are."""
+        states = [self._trial_state[trial] for trial in paused]
+        if states and all(s.last_perturbation_time >= s.last_train_time > 0 for s in states):
+            reached = max(state.last_train_time for state in states)
+            self._next_perturbation_sync = reached + self._perturbation_interval
+            return self._due(paused, ())
         last = self._trial_state[paused[0]].last_result if paused and self._synch else None
         if not last:
             return super()._stuck(tune_controller, paused)
