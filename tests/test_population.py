@@ -345,15 +345,9 @@ def _score(metrics: dict[str, float]) -> float:
 def test_members_are_compared_to_the_end_wherever_they_are_measured(
     mlruns: Path, steps: int, evaluations: int
 ) -> None:
-    found = run(
-        mlruns,
-        **{
-            **DIGITS,
-            "steps": steps,
-            "training": {"evaluations": evaluations},
-            "sampler_options": {"interval": 0.1},
-        },
-    )
+    changed = {"training": {"evaluations": evaluations}, "sampler_options": {"interval": 0.1}}
+    described = spec_from_keywords(name="s", **{**DIGITS, **changed, "steps": steps})
+    found = launch(described, Launch(mlruns))
     assert outcomes(found) == ["complete"] * 4
     compared = {event["step"] for event in events(found, "exploit")}
     assert max(compared) >= 0.7 * steps
