@@ -20,7 +20,8 @@ test: $(TOOLS) data
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not cluster"
+	$(BIN)/pytest -m cluster -n 2 --dist loadfile
 
 test-fast: $(TOOLS)
 	$(BIN)/pytest -m "not slow and not browser and not cluster" -n 2

@@ -6,7 +6,7 @@ trivial     200 trials that cost nothing: this engine, stock Ray Tune with Optun
             and the same without the loggers that it writes results with; 50 trials alone
 slots       how much of four fake GPUs is in use by trials of two to twelve seconds
 node        from the loss of a trial's node to its next measurement on another one
-many        200 trials at once on one machine of as many fake processors
+many        100 trials at once on one machine of as many fake processors
 same        whether a seeded sequential study comes to the same table on both engines
 pack        small networks trained as one ensemble, against one by one (--workers 1)
 
@@ -32,7 +32,7 @@ sys.path.append(sys.path.pop(0))
 from _report import Report, Row, table, verdicts, write  # noqa: E402
 
 Found = Mapping[str, float]
-MANY = 200
+MANY = 100  # of 110 MiB each
 
 
 def main() -> None:

@@ -286,7 +286,9 @@ def test_the_examples_of_every_help_run(here: Path) -> None:
         elif command == "doctor" and "--mlruns" in arguments:
             arguments[arguments.index("--mlruns") + 1] = str(here / "data")
         ended = hpo(*arguments)
-        assert ended.code == 0, (line, ended.both)
+        # The server of the example is nowhere, which doctor says.
+        expected = 5 if command == "doctor" and "--tracking-uri" in arguments else 0
+        assert ended.code == expected, (line, ended.both)
     assert (here / "schedule.py").exists() and (here / "schedule.png").stat().st_size > 1000
 
 
