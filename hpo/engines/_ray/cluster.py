@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
@@ -11,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from hpo.engines._devices import cores, visible_gpus
+from hpo.engines._ray.address import address as named
 from hpo.engines._ray.environment import of_workers, use_token
 from hpo.engines._ray.head import Abandoned, Head
-from hpo.errors import HpoError, Unavailable
+from hpo.errors import Unavailable
 from hpo.spec import StudySpec
 from hpo.wording import plural
 
@@ -56,7 +56,7 @@ def connected(spec: StudySpec, log: Path) -> Iterator[Cluster]:
     """
     import ray
 
-    address = _address(spec)
+    address = named(spec)
     ours = not ray.is_initialized()
     cpus = _cpus(spec, shared=not ours or address is not None)
     if ours:
@@ -78,19 +78,6 @@ def nodes() -> list[dict[str, float]]:
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _address(spec: StudySpec) -> str | None:
-    address = spec.ray.address or os.environ.get("RAY_ADDRESS")
-    if address is not None and address.startswith("ray://"):
-        raise HpoError(
-            f"ray address {address}: a study cannot be driven through a Ray client",
-            hint="run hpo on a machine of the cluster with --ray-address HOST:6379, or hand it over"
-            " with  ray job submit -- hpo run ...",
-            code="ray-address",
-            path=("ray", "address"),
-        )
-    return address
 
 
 def _start(spec: StudySpec, cpus: float, address: str | None, log: Path) -> None:
