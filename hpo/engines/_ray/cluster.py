@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
@@ -19,6 +20,7 @@ from hpo.wording import plural
 
 STORE = 200 * 2**20  # bytes of a local object store: results are small
 LOOK_AGAIN = 2.0
+ANSWERS = 10.0  # seconds within which a head takes a connection
 _BYTES = {"memory", "object_store_memory"}
 
 
@@ -86,6 +88,7 @@ def _start(spec: StudySpec, cpus: float, address: str | None, log: Path) -> None
     own = {"num_cpus": cores(), "num_gpus": len(visible_gpus()), "object_store_memory": STORE}
     where = {"address": address} if address else {"address": "local", **own}
     if address:
+        _require(address)
         use_token()
     variables = {**of_workers(cpus), **spec.ray.runtime_env.get("env_vars", {})}
     try:
@@ -98,17 +101,32 @@ def _start(spec: StudySpec, cpus: float, address: str | None, log: Path) -> None
                 runtime_env={**spec.ray.runtime_env, "env_vars": variables},
             )
     except Exception as error:  # connection, version, token, runtime environment: each its own
-        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise Unavailable(
-            f"ray: {f'{address} does not answer' if address else 'it does not start'}: {told}",
-            hint="is the cluster up (ray status), of the same versions, and this machine's token"
-            " that of the cluster (~/.ray/auth_token)? Without an address Ray starts"
-            " on this machine"
-            if address
-            else f"see {log}, or use --engine optuna",
-            code="ray",
-            path=("ray", "address"),
-        ) from error
+        raise _unavailable(error, address, log) from error
+
+
+def _require(address: str) -> None:
+    """Raises Unavailable if nothing listens at the address. Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS).close()
+    except OSError as error:
+        raise _unavailable(error, address) from error
+
+
+def _unavailable(error: Exception, address: str | None, log: Path | None = None) -> Unavailable:
+    said = getattr(error, "strerror", None) or str(error)
+    told = (said.strip().splitlines() or [type(error).__name__])[0]
+    return Unavailable(
+        f"ray: {f'{address} does not answer' if address else 'it does not start'}: {told}",
+        hint="is the cluster up (ray status), of the same versions, and this machine's token"
+        " that of the cluster (~/.ray/auth_token)? Without an address Ray starts on this machine"
+        if address
+        else f"see {log}, or use --engine optuna",
+        code="ray",
+        path=("ray", "address") if address else (),
+    )
 
 
 def _cluster(spec: StudySpec, cpus: float, address: str | None, head: Head) -> Cluster:
