@@ -138,13 +138,13 @@ class Drive:
         execution = self.executions[name]
         self._catch_up(execution, result)
         self.silence.heard(name)
+        execution.seconds = float(result["time_total_s"])
         if "outcome" in result:  # its worker leaves with the next step
-            execution.outcome = Outcome(**json.loads(result["outcome"]))
+            execution.outcome = told(result)
             return True
         measurement = Measurement.from_json(json.loads(result["measurement"]))
         execution.travelled.add(measurement)
         execution.measurement = measurement
-        execution.seconds = float(result["time_total_s"])
         self.tick()
         if self.study.observe(execution.plan.number, measurement):
             return True
@@ -177,7 +177,7 @@ class Drive:
             return
         if execution.outcome is None and "outcome" in result:
             self._catch_up(execution, result)
-            execution.outcome = Outcome(**json.loads(result["outcome"]))
+            execution.outcome = told(result)
         # One that waited was ended by Ray's scheduler, which had asked nobody.
         self.study.tell(execution.plan.number, execution.outcome or self._pruned(execution))
 
@@ -344,3 +344,10 @@ class Drive:
     def _where(self, execution: Execution) -> str:
         last = getattr(execution.trial, "last_result", None) or {}
         return f"{last['hostname']}/{last['pid']} " if "pid" in last else ""
+
+
+def told(result: Mapping[str, Any]) -> Outcome:
+    """How a worker says that a trial ended. It knows the seconds since it took the trial up last;
+    Ray those before as well, also of the way to a checkpoint that was another trial's."""
+    outcome = Outcome(**json.loads(result["outcome"]))
+    return replace(outcome, seconds=max(outcome.seconds, float(result["time_total_s"])))
