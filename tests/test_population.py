@@ -22,6 +22,7 @@ from studies import events, opened, outcomes, resume, run, table, until
 
 from hpo import lineage
 from hpo.cli import cli
+from hpo.engines._ray.execution import told
 from hpo.engines._ray.population import Population, point
 from hpo.errors import HpoError
 from hpo.launch import launch
@@ -372,9 +373,8 @@ def test_a_population_finds_schedules_that_replay(
 
 
 def test_a_member_took_the_seconds_of_its_whole_way() -> None:
-    driving = pytest.importorskip("hpo.engines._ray.driving")
-    told = json.dumps(Outcome("complete", seconds=0.5).to_json())
-    assert driving.told({"outcome": told, "time_total_s": 4.0}).seconds == 4.0
+    outcome = json.dumps(Outcome("complete", seconds=0.5).to_json())
+    assert told({"outcome": outcome, "time_total_s": 4.0}).seconds == 4.0
 
 
 @pytest.mark.cluster

@@ -10,7 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from hpo.engines._ray.driving import Drive, Execution, kept
+from hpo.engines._ray.driving import Drive, kept
+from hpo.engines._ray.execution import Execution
 from hpo.engines._ray.lost import lost
 from hpo.engines._ray.trainable import StudyTrial
 from hpo.trial import Outcome, Plan, Travelled
@@ -128,10 +129,10 @@ class PackDrive(Drive):
         self._check_workers(name)
         pack = self._pack(name)
         self._forget(name)
-        self._end_worker(pack)  # it may only have been out of reach, and would go on
+        pack.end_worker()  # it may only have been out of reach, and would go on
         outcome = pack.outcome or lost(pack.trial)
         for number in sorted(pack.plans):
-            self.study.tell(number, replace(outcome, worker=self._where(pack)))
+            self.study.tell(number, replace(outcome, worker=pack.worker))
 
     def close(self) -> None:
         for execution in self.executions.values():
