@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 class PackedTrials(StudyTrial):
     """Config: besides that of a single trial, `plans`, a list as JSON. A result holds what is
-    `told`: numbers of trials with a measurement or an outcome, as JSON."""
+    `told`: numbers of trials with a measurement or an outcome, as JSON. `_plans` are those that
+    have not ended."""
 
     _run: Generator[Told, set[int]] | None
     _pruned: set[int]
@@ -33,7 +34,7 @@ class PackedTrials(StudyTrial):
         """What all trials have to say next."""
         from hpo.trial import failure
 
-        if self._leaves:
+        if self._leaves and not self._plans:
             os._exit(1)  # memory ran out: a fresh process gives all of it back
         try:
             if self._run is None:
@@ -43,11 +44,11 @@ class PackedTrials(StudyTrial):
                 pruned, self._pruned = self._pruned, set()
                 told = self._run.send(pruned)
         except StopIteration:
-            return {"told": "[]", "done": True}
+            return {"told": "[]", "done": not self._leaves}
         except BaseException as error:
             failed = failure(error)
             told = [(plan.number, failed) for plan in self._plans]
-            return {"told": self._said(told), "done": True}
+            return {"told": self._said(told), "done": not self._leaves}
         return {"told": self._said(told)}
 
     def prune(self, numbers: list[int]) -> None:
@@ -73,6 +74,7 @@ class PackedTrials(StudyTrial):
         for number, news in told:
             if isinstance(news, Outcome):
                 self._leaves = self._leaves or news.reason == "oom"
+                self._plans = [plan for plan in self._plans if plan.number != number]
                 news = replace(news, worker=self._name)
             said.append([number, isinstance(news, Outcome), news.to_json()])
         return json.dumps(said)
