@@ -234,7 +234,8 @@ class Drive:
         if self.error is not None or self.study.stopping == "now" or self.interrupts.count > 1:
             return True
         late = self._deadline is not None and time.monotonic() > self._deadline
-        return late or (self._winding_down and not self.executions)
+        in_vain = bool(self.study.stopping) and self._waiting.is_long
+        return late or in_vain or (self._winding_down and not self.executions)
 
     def close(self) -> None:
         """Leaves open what did not come to its end; raises what was kept."""
@@ -272,9 +273,9 @@ class Drive:
         return execution
 
     def _tell_of_waiting(self) -> None:
-        if any(execution.started for execution in self.executions.values()) or self.over:
+        if any(execution.started for execution in self.executions.values()):
             self._waiting.over()
-        elif (reason := self._waiting.reason()) is not None:
+        elif not self.over and (reason := self._waiting.reason()) is not None:
             trials = max(1, len(self.executions))
             self.study.emit("waiting", **{"trials": trials, "for": reason})
 

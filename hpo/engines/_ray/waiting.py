@@ -21,16 +21,18 @@ class Waiting:
     _told: bool = False
 
     def over(self) -> None:
-        """A trial runs, or none has to."""
+        """A trial runs."""
         self._since, self._told = time.monotonic(), False
+
+    @property
+    def is_long(self) -> bool:
+        """Whether no worker that is there, or about to start, can be what is waited for."""
+        waited = time.monotonic() - self._since
+        return waited > NO_NODES and (waited > NO_ROOM or not self.cluster.has_place())
 
     def reason(self) -> str | None:
         """What is waited for if it is time to say so, which it is once until a trial runs."""
-        waited = time.monotonic() - self._since
-        if self._told or waited <= NO_NODES:
-            return None
-        has_place = self.cluster.has_place()
-        if has_place and waited < NO_ROOM:
+        if self._told or not self.is_long:
             return None
         self._told = True
-        return BUSY if has_place else "nodes"
+        return BUSY if self.cluster.has_place() else "nodes"
