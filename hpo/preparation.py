@@ -157,8 +157,8 @@ def _changed(
 ) -> HpoError:
     return HpoError(
         f"study {study} was started with {key} {stored!r}, not {value!r}",
-        hint="a resumed study may change only budget, workers, pack, GPUs, memory, retries, engine"
-        " and MLflow; choose another --name for anything else",
+        hint="a resumed study may change only budget, workers, pack, GPUs, memory, retries,"
+        " silence, engine, ray and MLflow; choose another --name for anything else",
         code="changed-spec",
         found=value,
         path=path or (key,),

@@ -57,3 +57,12 @@ def test_a_ray_client_is_refused_before_the_study_is_begun(
     with pytest.raises(HpoError, match="through a Ray client"):
         run(mlruns, engine="ray", workers=1, space=X)
     assert not (mlruns / "studies").exists()
+
+
+@pytest.mark.parametrize("asked", [{"address": "head:6380"}, {"runtime_env": {"pip": ["a"]}}])
+def test_a_cluster_that_is_joined_already_is_not_another(asked: dict[str, object]) -> None:
+    cluster = pytest.importorskip("hpo.engines._ray.cluster")
+    cluster.require_same(spec(ray={"address": "localhost:6379"}), "10.0.0.1:6379")
+    cluster.require_same(spec(ray={"address": "auto"}), "10.0.0.1:6379")
+    with pytest.raises(HpoError, match="already"):
+        cluster.require_same(spec(ray=asked), "10.0.0.1:6379")

@@ -14,7 +14,7 @@ from hpo.engines._devices import cores, visible_gpus
 from hpo.engines._ray.address import address as named
 from hpo.engines._ray.environment import of_workers, use_token
 from hpo.engines._ray.head import Abandoned, Head
-from hpo.errors import Unavailable
+from hpo.errors import HpoError, Unavailable
 from hpo.spec import StudySpec
 from hpo.wording import plural
 
@@ -54,7 +54,8 @@ def connected(spec: StudySpec, log: Path) -> Iterator[Cluster]:
     """The cluster of a study: the one at its address, one this process is in already, or one that
     lives on this machine as long as the study is driven.
 
-    Raises Unavailable if it does not answer, or if no trial can ever find room in it.
+    Raises Unavailable if it does not answer, or if no trial can ever find room in it; HpoError if
+    the one that this process is in is not what the study asks for.
     """
     import ray
 
@@ -64,6 +65,8 @@ def connected(spec: StudySpec, log: Path) -> Iterator[Cluster]:
     if ours:
         _start(spec, cpus, address, log)
     at = str(ray.get_runtime_context().gcs_address)
+    if not ours:
+        require_same(spec, at)
     with Head(at) as head:
         try:
             yield _cluster(spec, cpus, address, head)
@@ -73,6 +76,26 @@ def connected(spec: StudySpec, log: Path) -> Iterator[Cluster]:
         finally:
             if ours:
                 ray.shutdown()
+
+
+def require_same(spec: StudySpec, at: str) -> None:
+    """Raises HpoError if the study asks for what the cluster at an address, which this process has
+    joined already, cannot be or have any more."""
+    asked = (spec.ray.address or "").rpartition(":")[2]
+    if asked.isdecimal() and asked != at.rpartition(":")[2]:  # a host has several names
+        raise HpoError(
+            f"ray address {spec.ray.address}: this process is connected to {at} already",
+            hint="call ray.shutdown() before, or leave the address out",
+            code="ray-address",
+            path=("ray", "address"),
+        )
+    if spec.ray.runtime_env:
+        raise HpoError(
+            "ray.runtime_env is fixed when Ray starts, and this process has started it already",
+            hint="give it to ray.init(runtime_env=...), or call ray.shutdown() before",
+            code="refused",
+            path=("ray", "runtime_env"),
+        )
 
 
 def nodes() -> list[dict[str, float]]:
