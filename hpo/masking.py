@@ -9,6 +9,8 @@ from typing import Any
 _PARAMETER = re.compile(
     r"([?&;](?:password|passwd|pwd|sslpassword|token|secret)=)[^&;\s'\"]+", re.I
 )
+_SECRET = re.compile("key|token|secret|passw|pwd|credential", re.I)
+VARIABLES = "env_vars"  # of workers, as Ray calls them
 
 
 def without_password(text: str) -> str:
@@ -19,13 +21,25 @@ def without_password(text: str) -> str:
 
 
 def masked(data: Any) -> Any:
-    """Plain data with the passwords of all addresses in it masked."""
+    """Plain data with the passwords of all addresses in it masked, and the values of environment
+    variables whose names say that they are secret."""
     if isinstance(data, str):
         return without_password(data)
     if isinstance(data, Mapping):
-        return {key: masked(value) for key, value in data.items()}
+        return {
+            key: _variables(value) if key == VARIABLES else masked(value)
+            for key, value in data.items()
+        }
     if isinstance(data, list):
         return [masked(value) for value in data]
     if isinstance(data, tuple):
         return tuple(masked(value) for value in data)
     return data
+
+
+def _variables(found: Any) -> Any:
+    """Environment variables, those that are secret masked."""
+    plain = masked(found)
+    if not isinstance(plain, Mapping):
+        return plain
+    return {name: "***" if _SECRET.search(str(name)) else value for name, value in plain.items()}

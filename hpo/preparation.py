@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from hpo import engines, linting, reference
 from hpo import folder as folders
 from hpo import problem as problems
 from hpo.engines import Slots
+from hpo.engines._ray.address import address
 from hpo.errors import HpoError
 from hpo.folder import Folder
 from hpo.masking import without_password
@@ -157,8 +157,8 @@ def _changed(
 ) -> HpoError:
     return HpoError(
         f"study {study} was started with {key} {stored!r}, not {value!r}",
-        hint="a resumed study may change only budget, workers, pack, GPUs, memory, retries, engine"
-        " and MLflow; choose another --name for anything else",
+        hint="a resumed study may change only budget, workers, pack, GPUs, memory, retries,"
+        " silence, engine, ray and MLflow; choose another --name for anything else",
         code="changed-spec",
         found=value,
         path=path or (key,),
@@ -224,7 +224,7 @@ def slots_text(spec: StudySpec) -> str:
     head:6379`."""
     packed = f", up to {spec.pack} trials together" if spec.pack > 1 else ""
     if engines.load(spec.engine).elsewhere:
-        where = spec.ray.address or os.environ.get("RAY_ADDRESS") or "this machine"
+        where = address(spec) or "this machine"
         count = f", {plural(spec.workers, 'worker')}" if spec.workers else ""
         gpus = f" with {spec.gpus_per_trial:g} GPU each" if spec.gpus_per_trial else ""
         return f"engine {spec.engine} on {where}{count}{gpus}{packed}"
@@ -250,8 +250,8 @@ def slots(spec: StudySpec) -> Slots:
 
 
 def check_devices(spec: StudySpec) -> None:
-    """Raises Unavailable if the GPUs asked for are not there, HpoError for workers that an engine
-    cannot have."""
+    """Raises Unavailable if the GPUs asked for are not there, HpoError for workers or an address
+    that an engine cannot have."""
     from hpo.engines._devices import environments
 
     if engines.load(spec.engine).elsewhere:
@@ -262,6 +262,7 @@ def check_devices(spec: StudySpec) -> None:
                 code="no-workers",
                 path=("workers",),
             )
+        address(spec)
         return
     wanted = slots(spec)
     if wanted.workers:

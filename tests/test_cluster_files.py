@@ -170,7 +170,7 @@ def test_only_what_has_changed_is_sent_and_what_is_unfinished_is_not(tmp_path: P
     assert not folder.exists()
 
 
-@pytest.mark.parametrize("name", ["../elsewhere", "/elsewhere", "pictures/../../elsewhere"])
+@pytest.mark.parametrize("name", ["../elsewhere", ".", "/elsewhere", "pictures/../../elsewhere"])
 def test_a_worker_writes_nothing_outside_its_trial(tmp_path: Path, name: str) -> None:
     receive(tmp_path / "trial", {name: b"bad", "good": b"good"})
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["good"]

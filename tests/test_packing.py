@@ -14,7 +14,7 @@ from shell import hpo
 from studies import children, events, opened, outcomes, resume, rounded, spec, until
 
 from hpo import packable
-from hpo.errors import HpoError
+from hpo.errors import HpoError, NothingSucceeded
 from hpo.launch import launch
 from hpo.packing import drain_together
 from hpo.preparation import Launch
@@ -278,3 +278,15 @@ def test_a_note_says_where_packing_hardly_pays(monkeypatch: pytest.MonkeyPatch) 
     assert packable.checked(load(described("Small", pack=32))).notes == ()
     (note,) = packable.checked(load(described("Wide", space=["l2"], pack=32))).notes
     assert note.startswith("pack hardly pays: 8 trials together were ")
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_here")
+def test_a_worker_out_of_memory_leaves_when_its_other_trials_have_ended(mlruns: Path) -> None:
+    task = described("Cramped", engine="ray", workers=1, pack=3, trials=3, retries=1)
+    with pytest.raises(NothingSucceeded):
+        launch(task, Launch(mlruns, warn=pytest.fail))
+    for record in open_study("s", mlruns).records:
+        assert record.reason == "oom"
+        assert [attempt["reason"] for attempt in record.attempts] == ["oom"]

@@ -22,6 +22,7 @@ from studies import events, opened, outcomes, resume, run, table, until
 
 from hpo import lineage
 from hpo.cli import cli
+from hpo.engines._ray.execution import told
 from hpo.engines._ray.population import Population, point
 from hpo.errors import HpoError
 from hpo.launch import launch
@@ -31,7 +32,7 @@ from hpo.problem import load
 from hpo.result import Result, open_study
 from hpo.samplers import pb2, pbt
 from hpo.samplers._population import Evolution
-from hpo.trial import Plan, follow
+from hpo.trial import Outcome, Plan, follow
 from objectives.training.measurement import Measurement
 from search_spaces.domains import Choice, Domain, Float, Int
 from search_spaces.schedule import Schedule
@@ -384,6 +385,11 @@ def test_a_population_finds_schedules_that_replay(
         again = launch(described, Launch(mlruns))
         assert table(again) == table(result)
         assert [r.lineage for r in again.records] == [r.lineage for r in result.records]
+
+
+def test_a_member_took_the_seconds_of_its_whole_way() -> None:
+    outcome = json.dumps(Outcome("complete", seconds=0.5).to_json())
+    assert told({"outcome": outcome, "time_total_s": 4.0}).seconds == 4.0
 
 
 @pytest.mark.cluster

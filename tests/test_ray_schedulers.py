@@ -1,12 +1,18 @@
 """Schedulers of Ray Tune as pruners: Ray decides, the ledger says what came of it."""
 
+import os
+import signal
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
-from studies import X, events, outcomes, run
+from studies import X, events, outcomes, resume, run, spec, table
 
+from hpo.errors import Interrupted
 from hpo.launch import launch
 from hpo.preparation import Launch, spec_from_keywords
+from hpo.result import open_study
 
 pytestmark = [
     pytest.mark.cluster,
@@ -36,6 +42,30 @@ def test_asha_ends_trials_at_its_rungs_and_the_others_come_to_their_end(mlruns: 
         if record.coordinates["x"] < best:
             best = record.coordinates["x"]
             assert record.state == "complete"
+
+
+@pytest.mark.parametrize("brackets", [1, 3])
+def test_asha_goes_on_after_an_interrupt_as_if_there_had_been_none(
+    mlruns: Path, brackets: int
+) -> None:
+    described = {
+        "trials": 10,
+        "sampler": "random",
+        "space": X,
+        "engine": "ray",
+        "workers": 1,
+        "prune": {"asha": {"reduction_factor": 2, "brackets": brackets}},
+    }
+    whole = run(mlruns, "level", name="whole", **described)
+
+    def interrupts(event: Mapping[str, Any]) -> None:
+        if event["event"] == "measurement" and event["trial"] == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        launch(spec("level", **described), Launch(mlruns, sinks=(interrupts,)))
+    assert len(open_study("s", mlruns).records) < 10
+    assert table(resume(mlruns)) == table(whole)
 
 
 def test_hyperband_lets_trials_wait_and_the_best_of_a_bracket_go_on(mlruns: Path) -> None:

@@ -91,3 +91,17 @@ class Raises(Small):
         if self.made > self.steps and (self.alone or is_batchedtensor(model[0].weight)):
             raise MemoryError("too many") if self.memory else ValueError(f"at step {self.made}")
         return functional.cross_entropy(model(batch.inputs), batch.targets, reduction="none")
+
+
+class Cramped(Small):
+    """Cannot be trained side by side for long; by itself it runs out of memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made = 0
+
+    def loss(self, model: Any, batch: Batch) -> Tensor:
+        self.made += 1
+        if self.made > 40:  # not while it is tried out whether trials can go together
+            raise (ValueError if is_batchedtensor(model[0].weight) else MemoryError)("too many")
+        return super().loss(model, batch)

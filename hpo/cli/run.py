@@ -111,6 +111,8 @@ def command(
     if options["no_mlflow"]:
         described = described.model_copy(update={"mlflow": False})
     try:
+        if options["ray_address"] is not None:
+            _refuse_address(described)
         start = _start_point(options["start_from"], mlruns)
         if dry_run:
             _plan(described, mlruns, resume, start, as_json)
@@ -120,6 +122,23 @@ def command(
         if error.code == "exists" and source.overrides:
             _refuse_mistakes(described, source, mlruns)
         raise source.placed(error) from None
+
+
+def _refuse_address(described: StudySpec) -> None:
+    """Raises HpoError if the engine has no use for the address of a cluster. In a study file it
+    may stand beside any engine: it waits for the one that has."""
+    from hpo import engines
+    from hpo.errors import HpoError
+
+    if engines.load(described.engine).elsewhere:
+        return
+    able = " or ".join(name for name in engines.names() if engines.load(name).elsewhere)
+    raise HpoError(
+        f"engine {described.engine} runs trials on this machine, not on a cluster",
+        hint=f"add --engine {able}, or leave the address out",
+        code="wrong-engine",
+        path=("ray", "address"),
+    )
 
 
 def _refuse_mistakes(described: StudySpec, source: Given, mlruns: Path) -> None:

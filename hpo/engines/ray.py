@@ -34,19 +34,21 @@ def run(study: Study, slots: Slots) -> None:
     from hpo.engines._ray.environment import quiet
 
     log = study.folder.path / "engine.log"
-    with quiet(log):
-        from hpo.engines._ray.cluster import connected
+    try:
+        with quiet(log):
+            from hpo.engines._ray.cluster import connected
 
-        # Ray takes SIGTERM for itself when it starts: only then are interrupts counted.
-        with connected(study.spec, log) as cluster, Interrupts() as interrupts:
-            drive = _drive(study, cluster, interrupts)
-            try:
-                _fit(drive)
-            finally:
-                shutil.rmtree(_experiments(study), ignore_errors=True)
-                _tidy_logs(study)
-            drive.close()
-            interrupts.check()
+            # Ray takes SIGTERM for itself when it starts: only then are interrupts counted.
+            with connected(study.spec, log) as cluster, Interrupts() as interrupts:
+                drive = _drive(study, cluster, interrupts)
+                try:
+                    _fit(drive)
+                finally:
+                    shutil.rmtree(_experiments(study), ignore_errors=True)
+                drive.close()
+                interrupts.check()
+    finally:
+        _tidy_logs(study)
 
 
 ENGINE = Engine(
@@ -112,7 +114,8 @@ def _experiments(study: Study) -> Path:
 
 
 def _tidy_logs(study: Study) -> None:
-    """Removes the logs of workers that had nothing to say."""
-    for log in study.folder.path.glob("worker-*.log"):
-        if not log.stat().st_size:
+    """Removes the logs of Ray and of workers that had nothing to say."""
+    folder = study.folder.path
+    for log in (folder / "engine.log", *folder.glob("worker-*.log")):
+        if log.exists() and not log.stat().st_size:
             log.unlink()

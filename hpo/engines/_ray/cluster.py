@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hpo.engines._devices import cores, visible_gpus
+from hpo.engines._ray.address import address as named
 from hpo.engines._ray.environment import of_workers, use_token
 from hpo.engines._ray.head import Abandoned, Head
 from hpo.errors import HpoError, Unavailable
@@ -19,6 +20,7 @@ from hpo.wording import plural
 
 STORE = 200 * 2**20  # bytes of a local object store: results are small
 LOOK_AGAIN = 2.0
+ANSWERS = 10.0  # seconds within which a head takes a connection
 _BYTES = {"memory", "object_store_memory"}
 
 
@@ -52,16 +54,19 @@ def connected(spec: StudySpec, log: Path) -> Iterator[Cluster]:
     """The cluster of a study: the one at its address, one this process is in already, or one that
     lives on this machine as long as the study is driven.
 
-    Raises Unavailable if it does not answer, or if no trial can ever find room in it.
+    Raises Unavailable if it does not answer, or if no trial can ever find room in it; HpoError if
+    the one that this process is in is not what the study asks for.
     """
     import ray
 
-    address = _address(spec)
+    address = named(spec)
     ours = not ray.is_initialized()
     cpus = _cpus(spec, shared=not ours or address is not None)
     if ours:
         _start(spec, cpus, address, log)
     at = str(ray.get_runtime_context().gcs_address)
+    if not ours:
+        require_same(spec, at)
     with Head(at) as head:
         try:
             yield _cluster(spec, cpus, address, head)
@@ -73,24 +78,31 @@ def connected(spec: StudySpec, log: Path) -> Iterator[Cluster]:
                 ray.shutdown()
 
 
+def require_same(spec: StudySpec, at: str) -> None:
+    """Raises HpoError if the study asks for what the cluster at an address, which this process has
+    joined already, cannot be or have any more."""
+    asked = (spec.ray.address or "").rpartition(":")[2]
+    if asked.isdecimal() and asked != at.rpartition(":")[2]:  # a host has several names
+        raise HpoError(
+            f"ray address {spec.ray.address}: this process is connected to {at} already",
+            hint="call ray.shutdown() before, or leave the address out",
+            code="ray-address",
+            path=("ray", "address"),
+        )
+    if spec.ray.runtime_env:
+        raise HpoError(
+            "ray.runtime_env is fixed when Ray starts, and this process has started it already",
+            hint="give it to ray.init(runtime_env=...), or call ray.shutdown() before",
+            code="refused",
+            path=("ray", "runtime_env"),
+        )
+
+
 def nodes() -> list[dict[str, float]]:
     """What each living node has in all."""
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _address(spec: StudySpec) -> str | None:
-    address = spec.ray.address or os.environ.get("RAY_ADDRESS")
-    if address is not None and address.startswith("ray://"):
-        raise HpoError(
-            f"ray address {address}: a study cannot be driven through a Ray client",
-            hint="run hpo on a machine of the cluster with --ray-address HOST:6379, or hand it over"
-            " with  ray job submit -- hpo run ...",
-            code="ray-address",
-            path=("ray", "address"),
-        )
-    return address
 
 
 def _start(spec: StudySpec, cpus: float, address: str | None, log: Path) -> None:
@@ -99,6 +111,7 @@ def _start(spec: StudySpec, cpus: float, address: str | None, log: Path) -> None
     own = {"num_cpus": cores(), "num_gpus": len(visible_gpus()), "object_store_memory": STORE}
     where = {"address": address} if address else {"address": "local", **own}
     if address:
+        _require(address)
         use_token()
     variables = {**of_workers(cpus), **spec.ray.runtime_env.get("env_vars", {})}
     try:
@@ -111,17 +124,32 @@ def _start(spec: StudySpec, cpus: float, address: str | None, log: Path) -> None
                 runtime_env={**spec.ray.runtime_env, "env_vars": variables},
             )
     except Exception as error:  # connection, version, token, runtime environment: each its own
-        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise Unavailable(
-            f"ray: {f'{address} does not answer' if address else 'it does not start'}: {told}",
-            hint="is the cluster up (ray status), of the same versions, and this machine's token"
-            " that of the cluster (~/.ray/auth_token)? Without an address Ray starts"
-            " on this machine"
-            if address
-            else f"see {log}, or use --engine optuna",
-            code="ray",
-            path=("ray", "address"),
-        ) from error
+        raise _unavailable(error, address, log) from error
+
+
+def _require(address: str) -> None:
+    """Raises Unavailable if nothing listens at the address. Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS).close()
+    except OSError as error:
+        raise _unavailable(error, address) from error
+
+
+def _unavailable(error: Exception, address: str | None, log: Path | None = None) -> Unavailable:
+    said = getattr(error, "strerror", None) or str(error)
+    told = (said.strip().splitlines() or [type(error).__name__])[0]
+    return Unavailable(
+        f"ray: {f'{address} does not answer' if address else 'it does not start'}: {told}",
+        hint="is the cluster up (ray status), of the same versions, and this machine's token"
+        " that of the cluster (~/.ray/auth_token)? Without an address Ray starts on this machine"
+        if address
+        else f"see {log}, or use --engine optuna",
+        code="ray",
+        path=("ray", "address") if address else (),
+    )
 
 
 def _cluster(spec: StudySpec, cpus: float, address: str | None, head: Head) -> Cluster:

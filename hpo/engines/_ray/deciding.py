@@ -11,6 +11,7 @@ import random
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +32,13 @@ def scheduler(drive: Drive) -> TrialScheduler:
     found = drive.scheduling
     if found is None:
         return Forward(drive)
-    mixin = Inheriting if found.evolution else Halving if found.pauses else Deciding
+    mixin = Inheriting if found.evolution else Halving if found.pauses else Recalling
     kind = type(f"Study{found.kind.__name__}", (mixin, found.kind), {})
     settings = {"time_attr": "step", "metric": "score", "mode": drive.mode, **found.settings}
     made: Any = kind(**settings)
     made.drive, made.kept = drive, set()
+    if isinstance(made, Recalling):
+        made.recall()
     return made
 
 
@@ -51,11 +54,13 @@ class Deciding:
         question = self.drive.question(name, result)
         if question is None:
             return str(TrialScheduler.CONTINUE)
-        with self._chance(name, question):
-            decision = super().on_trial_result(  # type: ignore[misc]
-                tune_controller, trial, question.asked
-            )
+        with self._chance(question.asked["step"], self.drive.number(name)):
+            decision = self._asked(tune_controller, trial, question.asked)
         return self._decided(name, question, decision)
+
+    def _asked(self, tune_controller: Any, trial: Any, asked: dict[str, Any]) -> Any:
+        """What Ray decides."""
+        return super().on_trial_result(tune_controller, trial, asked)  # type: ignore[misc]
 
     def _decided(self, name: str, question: Question, decision: Any) -> str:
         if question.last:  # it has come to its end: there is nothing left to save
@@ -67,11 +72,11 @@ class Deciding:
         return str(decision)
 
     @contextmanager
-    def _chance(self, name: str, question: Question) -> Iterator[None]:
+    def _chance(self, step: int, number: int) -> Iterator[None]:
         """What a scheduler draws depends on the study's seed, the step and the trial alone; on the
         trial only where it does not wait for all of them: who is last is chance."""
-        last = "" if getattr(self, "_synch", False) else self.drive.number(name)
-        seen = f"{self.drive.study.spec.seed}:{question.asked['step']}:{last}"
+        last = "" if getattr(self, "_synch", False) else number
+        seen = f"{self.drive.study.spec.seed}:{step}:{last}"
         seed = int.from_bytes(blake2b(seen.encode(), digest_size=4).digest(), "big")
         before, numpy_before = random.getstate(), np.random.get_state()
         random.seed(seed)
@@ -90,6 +95,58 @@ class Deciding:
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """None in particular: Ray starts those that are pending as there is room."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A trial by the study's number, under which a scheduler knows all its executions."""
+
+    trial_id: int
+
+
+class Recalling(Deciding):
+    """The same for asha, which also knows what was measured by executions that were lost, under an
+    earlier driver too: so it decides what it would have decided without these losses."""
+
+    _brackets: list[Any]
+    _metric_op: float
+    _trial_info: dict[int, Any]
+    ends: dict[int, int]
+
+    def recall(self) -> None:
+        """Shows the scheduler the measurements that the study has, in the order of its spool."""
+        spec, self.ends = self.drive.study.spec, {}
+        for _, event in self.drive.study.spool.read():
+            score = event.get("metrics", {}).get(spec.metric)
+            if event["event"] != "measurement" or score is None or not math.isfinite(score):
+                continue
+            known, step = Known(event["trial"]), event["step"]
+            bracket = self._bracket(known)
+            decision = bracket.on_result(known, step, self._metric_op * score)
+            if decision == TrialScheduler.STOP and event["progress"] < 1.0:
+                self.ends.setdefault(known.trial_id, step)
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        self._bracket(Known(self.drive.number(trial.trial_id)))
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Nothing: it has been asked about every measurement."""
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        """Nothing: what was measured counts on."""
+
+    def _asked(self, tune_controller: Any, trial: Any, asked: dict[str, Any]) -> Any:
+        known = Known(self.drive.number(trial.trial_id))
+        if asked["step"] >= self.ends.get(known.trial_id, math.inf):
+            return TrialScheduler.STOP
+        return super()._asked(tune_controller, known, asked)
+
+    def _bracket(self, known: Known) -> Any:
+        """Where a trial is compared, drawn once."""
+        if known.trial_id not in self._trial_info:
+            with self._chance(0, known.trial_id):
+                super().on_trial_add(None, known)  # type: ignore[misc]
+        return self._trial_info[known.trial_id]
 
 
 class Gathering(Deciding):

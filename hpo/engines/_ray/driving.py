@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hpo.engines._ray.cluster import Cluster
 from hpo.engines._ray.environment import of_workers
-from hpo.engines._ray.files import FILES, receive
+from hpo.engines._ray.execution import Execution, told
+from hpo.engines._ray.files import FILES, arrived, of_checkpoint, receive
 from hpo.engines._ray.lost import lost, refuse_environment
+from hpo.engines._ray.waiting import Waiting
 from hpo.engines._silence import Silence
 from hpo.interrupts import Interrupts
 from hpo.lineage import Lineage
-from hpo.recovery import LINEAGE, forget_checkpoint, has_checkpoint
-from hpo.trial import Outcome, Plan, Travelled, finite
+from hpo.recovery import LINEAGE, forget_checkpoint
+from hpo.trial import Plan, Travelled, finite
 from objectives.training.measurement import Measurement
 
 if TYPE_CHECKING:
@@ -32,9 +34,6 @@ if TYPE_CHECKING:
 
 TICK = 0.5
 GRACE = 30.0
-BUSY = "the cluster: it is in use, or its workers do not start (ray status)"
-NO_NODES = 10.0  # seconds without a running trial after which a user hears of it
-NO_ROOM = 60.0  # the same where a worker may be about to start
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -44,20 +43,6 @@ class Question:
 
     asked: dict[str, Any]
     last: bool
-
-
-@dataclass
-class Execution:
-    """A plan on its way: what Ray calls it, where it runs, what it measured last, and how it ended
-    if that is known."""
-
-    plan: Plan
-    travelled: Travelled
-    trial: Any = None
-    started: bool = False
-    measurement: Measurement | None = None
-    outcome: Outcome | None = None
-    seconds: float = 0.0
 
 
 def kept(answer: Any) -> Callable[[Method], Method]:
@@ -92,10 +77,12 @@ class Drive:
     executions: dict[str, Execution] = field(default_factory=dict)
     error: BaseException | None = None
     _last_tick: float = 0.0
-    _room_since: float = field(default_factory=time.monotonic)
-    _told_of_waiting: bool = False
+    _waiting: Waiting = field(init=False)
     _one_has_started: bool = False
     _deadline: float | None = None
+
+    def __post_init__(self) -> None:
+        self._waiting = Waiting(self.cluster)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray pickles all that it is given, to restore a run that is never restored."""
@@ -120,6 +107,7 @@ class Drive:
         return {
             "plan": json.dumps(plan.to_json()),
             "spec": json.dumps(self.study.spec.plain()),
+            "asked": self.scheduling is not None,
             "bundle": dict(self.cluster.alone if plan.alone else self.cluster.bundle),
             "worker": {
                 "folder": str(folder),
@@ -128,7 +116,7 @@ class Drive:
                 "variables": dict(of_workers(self.cluster.bundle["CPU"])),
                 "memory": self.study.spec.memory_per_trial,
             },
-            FILES: self._checkpoint(plan),
+            FILES: of_checkpoint(plan.checkpoint),
             **(self.population.config(plan) if self.population else {}),
         }
 
@@ -138,18 +126,21 @@ class Drive:
         execution = self.executions[name]
         self._catch_up(execution, result)
         self.silence.heard(name)
+        execution.seconds = float(result["time_total_s"])
+        goes_on = "measurement" not in result or self._observe(execution, result)
         if "outcome" in result:  # its worker leaves with the next step
-            execution.outcome = Outcome(**json.loads(result["outcome"]))
+            execution.outcome = told(result)
             return True
+        self.tick()
+        if not goes_on:
+            self.prune(name)
+        return goes_on
+
+    def _observe(self, execution: Execution, result: Mapping[str, Any]) -> bool:
         measurement = Measurement.from_json(json.loads(result["measurement"]))
         execution.travelled.add(measurement)
         execution.measurement = measurement
-        execution.seconds = float(result["time_total_s"])
-        self.tick()
-        if self.study.observe(execution.plan.number, measurement):
-            return True
-        self.prune(name)
-        return False
+        return self.study.observe(execution.plan.number, measurement)
 
     def question(self, name: str, result: Mapping[str, Any]) -> Question | None:
         """What Ray's scheduler is asked about a trial that goes on; None where there is nothing to
@@ -167,7 +158,7 @@ class Drive:
     def prune(self, name: str) -> None:
         """Notes that a trial is ended early."""
         execution = self.executions[name]
-        execution.outcome = self._pruned(execution)
+        execution.outcome = execution.pruned()
 
     @kept(None)
     def ended(self, name: str, result: Mapping[str, Any]) -> None:
@@ -177,12 +168,11 @@ class Drive:
             return
         if execution.outcome is None and "outcome" in result:
             self._catch_up(execution, result)
-            execution.outcome = Outcome(**json.loads(result["outcome"]))
-            if execution.plan.pausable:  # its worker knows of the last stretch only
-                seconds = float(result["time_total_s"])
-                execution.outcome = replace(execution.outcome, seconds=seconds)
+            if "measurement" in result:
+                self._observe(execution, result)
+            execution.outcome = told(result)
         # One that waited was ended by Ray's scheduler, which had asked nobody.
-        self.study.tell(execution.plan.number, execution.outcome or self._pruned(execution))
+        self.study.tell(execution.plan.number, execution.outcome or execution.pruned())
 
     @kept(None)
     def failed(self, name: str) -> None:
@@ -191,10 +181,10 @@ class Drive:
         execution = self._forget(name)
         if execution is None:
             return
-        self._end_worker(execution)  # it may only have been out of reach, and would go on
+        execution.end_worker()  # it may only have been out of reach, and would go on
         outcome = execution.outcome or lost(execution.trial)
         if not outcome.worker:
-            outcome = replace(outcome, worker=self._where(execution))
+            outcome = replace(outcome, worker=execution.worker)
         self.study.tell(execution.plan.number, outcome)
 
     def met(self, name: str, trial: Any) -> None:
@@ -224,7 +214,7 @@ class Drive:
                 self.study.emit("stopping", seconds=grace, trials=sorted(self.study.running))
         for name in self.silence.lost():
             self._give_up(str(name))
-        self._tell_of_waiting(now)
+        self._tell_of_waiting()
 
     def number(self, name: str) -> int:
         """The study's number of a trial."""
@@ -250,7 +240,8 @@ class Drive:
         if self.error is not None or self.study.stopping == "now" or self.interrupts.count > 1:
             return True
         late = self._deadline is not None and time.monotonic() > self._deadline
-        return late or (self._winding_down and not self.executions)
+        in_vain = bool(self.study.stopping) and self._waiting.is_long
+        return late or in_vain or (self._winding_down and not self.executions)
 
     def close(self) -> None:
         """Leaves open what did not come to its end; raises what was kept."""
@@ -281,32 +272,18 @@ class Drive:
             execution.travelled.add(measurement)
             self.study.observe(execution.plan.number, measurement)
 
-    def _pruned(self, execution: Execution) -> Outcome:
-        return Outcome(
-            "pruned",
-            seconds=execution.seconds,
-            worker=self._where(execution),
-            extra=execution.travelled.found(),
-        )
-
     def _forget(self, name: str) -> Execution | None:
         execution = self.executions.pop(name, None)
         outcome = execution.outcome if execution is not None else None
         self.silence.end(name, complete=outcome is not None and outcome.state == "complete")
         return execution
 
-    def _tell_of_waiting(self, now: float) -> None:
-        """Says, once until a trial runs again, that none runs for want of room."""
-        if any(execution.started for execution in self.executions.values()) or self.over:
-            self._room_since, self._told_of_waiting = now, False
-        elif not self._told_of_waiting and (waited := now - self._room_since) > NO_NODES:
-            has_place = self.cluster.has_place()
-            if has_place and waited < NO_ROOM:
-                return
-            self._told_of_waiting = True
-            what = BUSY if has_place else "nodes"
+    def _tell_of_waiting(self) -> None:
+        if any(execution.started for execution in self.executions.values()):
+            self._waiting.over()
+        elif not self.over and (reason := self._waiting.reason()) is not None:
             trials = max(1, len(self.executions))
-            self.study.emit("waiting", **{"trials": trials, "for": what})
+            self.study.emit("waiting", **{"trials": trials, "for": reason})
 
     def _check_workers(self, name: str) -> None:
         """Raises Unavailable if no worker has started so far and none ever can."""
@@ -316,34 +293,14 @@ class Drive:
 
     def _give_up(self, name: str) -> None:
         execution = self.executions[name]
-        execution.outcome = self.silence.outcome(self._where(execution))
+        execution.outcome = self.silence.outcome(execution.worker)
         self.silence.end(name)
-        self._end_worker(execution)
-
-    def _end_worker(self, execution: Execution) -> None:
-        import ray
-
-        state = getattr(execution.trial, "temporary_state", None)
-        if state is not None and state.ray_actor is not None:
-            ray.kill(state.ray_actor, no_restart=True)
+        execution.end_worker()
 
     def _receive(self, execution: Execution, result: Mapping[str, Any]) -> None:
-        """Writes the files that came with a result (Ray has flattened them) to the study."""
-        prefix = f"{FILES}/"
-        found = {k.removeprefix(prefix): v for k, v in result.items() if k.startswith(prefix)}
+        """Writes the files that came with a result to the study."""
+        found = arrived(result)
         if LINEAGE in found:  # it belongs to the checkpoints that come with it
             forget_checkpoint(execution.plan.checkpoint)
         if found:
             receive(self.study.folder.trial(execution.plan.number), found)
-
-    def _checkpoint(self, plan: Plan) -> dict[str, bytes]:
-        """The checkpoint that a worker without the study's folder goes on from."""
-        if not has_checkpoint(plan.checkpoint):
-            return {}
-        folder = self.study.folder.trial(plan.number)
-        found = [path for path in folder.rglob("*") if path.is_file()]
-        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
-
-    def _where(self, execution: Execution) -> str:
-        last = getattr(execution.trial, "last_result", None) or {}
-        return f"{last['hostname']}/{last['pid']} " if "pid" in last else ""

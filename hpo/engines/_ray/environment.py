@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,16 +30,20 @@ _DRIVER = {
 }
 # Ray clears the handlers of the first when it likes, so its children have their own.
 _LOGGERS = ("ray", "ray.tune", "ray.train", "ray.air")
+_TAKEN = ("RAY_AUTH_MODE", "PYTHONBREAKPOINT")  # variables that are set on the way
+_NOISE = "Failed to fetch metrics"  # of trials, from files that this product does not let Ray write
 
 
 @contextmanager
 def quiet(log: Path) -> Iterator[None]:
     """Ray as this product uses it: what it has to say goes to the file `log`."""
-    before = {name: os.environ.get(name) for name in (*_DRIVER, "RAY_AUTH_MODE")}
+    before = {name: os.environ.get(name) for name in (*_DRIVER, *_TAKEN)}
     os.environ.update({name: value for name, value in _DRIVER.items() if before[name] is None})
+    hook = sys.excepthook
     from ray._private import worker  # Ray sets up its logger, which is taken over here
 
     handler = logging.FileHandler(log, delay=True)
+    handler.addFilter(lambda record: not str(record.msg).startswith(_NOISE))
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     kept = [(logger, logger.handlers, logger.level, logger.propagate) for logger in loggers]
@@ -51,9 +58,10 @@ def quiet(log: Path) -> Iterator[None]:
     printed = getattr(worker, "print_to_stdstream", None)
     worker.print_to_stdstream = print_to_log
     try:
-        yield
+        with _signals():
+            yield
     finally:
-        worker.print_to_stdstream = printed
+        worker.print_to_stdstream, sys.excepthook = printed, hook
         for logger, handlers, level, propagate in kept:
             logger.handlers, logger.propagate = handlers, propagate
             logger.setLevel(level)
@@ -63,6 +71,21 @@ def quiet(log: Path) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Puts back the handlers of signals, which Ray and Ray Tune take for themselves and keep."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # None: it is not Python's
+                signal.signal(number, handler)
 
 
 def use_token() -> None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hpo.recovery import has_checkpoint
+
 FILES = "files"
 
 
@@ -49,6 +51,21 @@ class Mirror:
         }
 
 
+def of_checkpoint(checkpoint: str | None) -> dict[str, bytes]:
+    """The files that a worker without the study's folder needs to go on from a checkpoint."""
+    if checkpoint is None or not has_checkpoint(checkpoint):
+        return {}
+    folder = Path(checkpoint)
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def arrived(result: Mapping[str, Any]) -> dict[str, bytes]:
+    """The files in a result, which Ray has flattened."""
+    prefix = f"{FILES}/"
+    return {k.removeprefix(prefix): v for k, v in result.items() if k.startswith(prefix)}
+
+
 def receive(folder: Path, files: Mapping[str, bytes]) -> None:
     """Writes files that came from another machine, each whole or not at all.
 
@@ -56,7 +73,7 @@ def receive(folder: Path, files: Mapping[str, bytes]) -> None:
     """
     for name, content in files.items():
         path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
+        if folder.resolve() not in path.resolve().parents:
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(path.name + ".unfinished")

@@ -10,7 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from hpo.engines._ray.driving import Drive, Execution, kept
+from hpo.engines._ray.driving import Drive, kept
+from hpo.engines._ray.execution import Execution
 from hpo.engines._ray.lost import lost
 from hpo.engines._ray.trainable import StudyTrial
 from hpo.trial import Outcome, Plan, Travelled
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 class PackedTrials(StudyTrial):
     """Config: besides that of a single trial, `plans`, a list as JSON. A result holds what is
-    `told`: numbers of trials with a measurement or an outcome, as JSON."""
+    `told`: numbers of trials with a measurement or an outcome, as JSON. `_plans` are those that
+    have not ended."""
 
     _run: Generator[Told, set[int]] | None
     _pruned: set[int]
@@ -32,7 +34,7 @@ class PackedTrials(StudyTrial):
         """What all trials have to say next."""
         from hpo.trial import failure
 
-        if self._leaves:
+        if self._leaves and not self._plans:
             os._exit(1)  # memory ran out: a fresh process gives all of it back
         try:
             if self._run is None:
@@ -42,11 +44,11 @@ class PackedTrials(StudyTrial):
                 pruned, self._pruned = self._pruned, set()
                 told = self._run.send(pruned)
         except StopIteration:
-            return {"told": "[]", "done": True}
+            return {"told": "[]", "done": not self._leaves}
         except BaseException as error:
             failed = failure(error)
             told = [(plan.number, failed) for plan in self._plans]
-            return {"told": self._said(told), "done": True}
+            return {"told": self._said(told), "done": not self._leaves}
         return {"told": self._said(told)}
 
     def prune(self, numbers: list[int]) -> None:
@@ -72,6 +74,7 @@ class PackedTrials(StudyTrial):
         for number, news in told:
             if isinstance(news, Outcome):
                 self._leaves = self._leaves or news.reason == "oom"
+                self._plans = [plan for plan in self._plans if plan.number != number]
                 news = replace(news, worker=self._name)
             said.append([number, isinstance(news, Outcome), news.to_json()])
         return json.dumps(said)
@@ -128,10 +131,10 @@ class PackDrive(Drive):
         self._check_workers(name)
         pack = self._pack(name)
         self._forget(name)
-        self._end_worker(pack)  # it may only have been out of reach, and would go on
+        pack.end_worker()  # it may only have been out of reach, and would go on
         outcome = pack.outcome or lost(pack.trial)
         for number in sorted(pack.plans):
-            self.study.tell(number, replace(outcome, worker=self._where(pack)))
+            self.study.tell(number, replace(outcome, worker=pack.worker))
 
     def close(self) -> None:
         for execution in self.executions.values():

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 class StudyTrial(tune.Trainable):  # type: ignore[misc]
     """Config: `plan` and `spec` as JSON, `worker` (what every worker of the study is told),
-    `bundle` (what it gets), `files` (a checkpoint, for nodes without the study's folder), `point`
+    `asked` (whether a scheduler of Ray's is asked about it), `bundle` (what it gets), `files` (a checkpoint, for nodes without the study's folder), `point`
     (the knobs of a member of a population).
 
     A result holds a `measurement`, or the `outcome` with which the trial ended, as JSON; the first
@@ -47,6 +47,8 @@ class StudyTrial(tune.Trainable):  # type: ignore[misc]
     _leaves: bool
     _mirror: Mirror
     _last: Measurement | None
+    _ahead: Measurement | None
+    _asked: bool
     _news: dict[str, Any]
 
     @classmethod
@@ -72,16 +74,23 @@ class StudyTrial(tune.Trainable):  # type: ignore[misc]
 
         if self._leaves:
             os._exit(1)  # memory ran out: a fresh process gives all of it back
+        result: dict[str, Any] = {}
         try:
-            if self._trial is None:
-                self._last = self._caught_up()
-            else:
-                self._last = self._trial.send(True)
+            self._last = self._next()
+            result = {"measurement": json.dumps(self._last.to_json())}
+            if self._last.progress >= 1.0 and not self._asked:
+                self._ahead = self._next()  # nobody would end it here: it saves a round trip
         except StopIteration as end:
-            return self._ended(end.value)
+            return {**result, **self._ended(end.value)}
         except BaseException as error:
-            return self._ended(failure(error))
-        return self._told({"measurement": json.dumps(self._last.to_json())})
+            return {**result, **self._ended(failure(error))}
+        return self._told(result)
+
+    def _next(self) -> Measurement:
+        if self._ahead is not None:
+            found, self._ahead = self._ahead, None
+            return found
+        return self._caught_up() if self._trial is None else self._trial.send(True)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Where the trial is, and the way there."""
@@ -115,7 +124,8 @@ class StudyTrial(tune.Trainable):  # type: ignore[misc]
 
         self._plan = Plan.from_json(json.loads(config["plan"]))
         self._spec = config["spec"]
-        self._trial = self._last = None
+        self._trial = self._last = self._ahead = None
+        self._asked = config["asked"]
         self._leaves = False
         self._news = {}
         self._mirror = Mirror(self._plan.checkpoint, config)
