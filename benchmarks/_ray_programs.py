@@ -59,7 +59,11 @@ def stock(trials: int, workers: int, loggers: bool) -> dict[str, float]:
 
 
 def ours(trials: int, workers: int) -> dict[str, float]:
-    """The same on engine ray, its journal on disk included."""
+    """The same on engine ray, its journal on disk included; what stock has imported before its
+    `fit` is imported before this as well."""
+    import optuna  # noqa: F401
+    from ray import tune  # noqa: F401
+
     import hpo
 
     _started(workers)

@@ -260,7 +260,7 @@ class Inheriting(Gathering):
         last = self._trial_state[paused[0]].last_result if paused and self._synch else None
         if not last:
             return super()._stuck(tune_controller, paused)
-        with self._chance(paused[0].trial_id, Question(last, False)):
+        with self._chance(last["step"], self.drive.number(paused[0].trial_id)):
             super(Deciding, self).on_trial_result(  # type: ignore[misc]
                 tune_controller, paused[0], last
             )

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 
 class StudyTrial(tune.Trainable):  # type: ignore[misc]
     """Config: `plan` and `spec` as JSON, `worker` (what every worker of the study is told),
-    `asked` (whether a scheduler of Ray's is asked about it), `bundle` (what it gets), `files` (a checkpoint, for nodes without the study's folder), `point`
-    (the knobs of a member of a population).
+    `bundle` (what it gets), `asked` (whether a scheduler of Ray's is asked about it), `files` (a
+    checkpoint, for nodes without the study's folder), `point` (the knobs of a member of a
+    population).
 
     A result holds a `measurement`, or the `outcome` with which the trial ended, as JSON; the first
     one of a trial that goes on from a checkpoint also its `past`, and its `lineage` if the
@@ -175,9 +176,9 @@ class StudyTrial(tune.Trainable):  # type: ignore[misc]
             with suppress(Exception):
                 self._trial.close()
         self._trial = None
-        gc.collect()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
+            gc.collect()
             torch.cuda.empty_cache()
 
 
