@@ -59,7 +59,7 @@ def test_asha_goes_on_after_an_interrupt_as_if_there_had_been_none(
     whole = run(mlruns, "level", name="whole", **described)
 
     def interrupts(event: Mapping[str, Any]) -> None:
-        if event["event"] == "measurement" and event["trial"] == 4:
+        if event["event"] == "measurement" and event["trial"] == 2 and event["step"] == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(Interrupted):
