@@ -252,9 +252,10 @@ def slots(spec: StudySpec) -> Slots:
 def check_devices(spec: StudySpec) -> None:
     """Raises Unavailable if the GPUs asked for are not there, HpoError for workers or an address
     that an engine cannot have."""
-    from hpo.engines._devices import environments
+    from hpo.engines._devices import check_share, environments
 
     if engines.load(spec.engine).elsewhere:
+        check_share(spec.gpus_per_trial or 0.0)
         if spec.workers == 0:
             raise HpoError(
                 f"engine {spec.engine} has workers of its own; 0 means trials in this process",

@@ -73,18 +73,23 @@ def training_variables(threads: str) -> Mapping[str, str]:
     return {name: os.environ.get(name, value) for name, value in defaults.items()}
 
 
+def check_share(share: float) -> None:
+    """Raises Unavailable for more than one GPU, but not a whole number of them."""
+    if share > 1 and share != int(share):
+        raise Unavailable(
+            f"gpus_per_trial {share:g}: more than one GPU comes in whole numbers",
+            hint="use 0.5, 1, 2, …",
+            code="gpus",
+            path=("gpus_per_trial",),
+        )
+
+
 def _assigned(workers: int, share: float, gpus: Sequence[str]) -> list[str]:
     if share == 0:
         return [""] * workers
     if share >= 1:
+        check_share(share)
         each = int(share)
-        if each != share:
-            raise Unavailable(
-                f"gpus_per_trial {share:g}: more than one GPU comes in whole numbers",
-                hint="use 0.5, 1, 2, …",
-                code="gpus",
-                path=("gpus_per_trial",),
-            )
         groups = [",".join(gpus[i : i + each]) for i in range(0, len(gpus) - each + 1, each)]
         packed = groups
     else:
