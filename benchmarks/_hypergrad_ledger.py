@@ -111,7 +111,7 @@ def _delivered(study: Study, chain: Sequence[Measurement]) -> dict[str, float]:
     from hpo.engines._process import Worker
     from hpo.engines.optuna import _Pool, _Slot
     from hpo.interrupts import Interrupts
-    from hpo.trial import Outcome, Plan, _Path
+    from hpo.trial import Outcome, Plan, Travelled
 
     seconds = dict.fromkeys(_PARTS, 0.0)
 
@@ -128,21 +128,22 @@ def _delivered(study: Study, chain: Sequence[Measurement]) -> dict[str, float]:
     with timed("asked for"):
         plan = study.ask()
         assert plan is not None
-        slot = _Slot({}, worker, plan)
-        worker.send({"run": plan.to_json()})
-        begun = Plan.from_json(_worker._receive(theirs)["run"])
-    path = _Path(begun)
+        slot = _Slot({}, worker, {plan.number})
+        worker.send({"run": [plan.to_json()]})
+        begun = Plan.from_json(_worker._receive(theirs)["run"][0])
+    path = Travelled(begun)
     for measurement in chain:
         path.add(measurement)
         with timed("sent by the worker"):
-            _worker._send(theirs, {"measurement": measurement.to_json()})
+            told = {"trial": plan.number, "measurement": measurement.to_json()}
+            _worker._send(theirs, told)
         with timed("taken in by the driver"):
             pool._handle(slot, worker.receive() or {})
         with timed("sent by the worker"):
             _worker._receive(theirs)
     with timed("ended"):
         outcome = Outcome("complete", extra=path.found())
-        message = {"outcome": outcome.to_json(), "leaves": False}
+        message = {"trial": plan.number, "outcome": outcome.to_json(), "leaves": False}
         sender = threading.Thread(target=_worker._send, args=(theirs, message))  # more than a pipe
         sender.start()  # holds
         pool._handle(slot, worker.receive() or {})

@@ -19,7 +19,7 @@ from _stn_runs import Job, run
 Case = TypeVar("Case")
 Found = TypeVar("Found")
 
-_SHARED = ("objectives/training", "objectives/data", "search_spaces", "hpo/samplers")
+_SHARED = ("objectives/training", "objectives/data", "search_spaces", "hpo/samplers", "hpo/pruners")
 _OWN = ("_stn_runs.py", "_stn_problems.py")
 
 
@@ -105,7 +105,7 @@ def _code(tunes: bool) -> str:
     assert spec is not None and spec.origin is not None
     root, here = Path(spec.origin).parent.parent, Path(__file__).parent
     folders = [*_SHARED, "hpo/bilevel"] if tunes else _SHARED
-    files = [root / "hpo/pruners.py", *(here / name for name in _OWN)]
+    files = [here / name for name in _OWN]
     files += [file for folder in folders for file in sorted((root / folder).rglob("*.py"))]
     digest = hashlib.sha256()
     for file in files:

@@ -19,7 +19,6 @@ from clusters import Nodes, below, cluster_running, joined
 from rays import QUIET, STORE
 from studies import events, outcomes, run, spec, table, until
 
-from hpo.engines._ray.cluster import nodes as living
 from hpo.engines._ray.files import FILES, Mirror, receive
 from hpo.launch import launch
 from hpo.preparation import Launch, spec_from_keywords
@@ -37,6 +36,13 @@ SHORT: dict[str, Any] = {
     "training": {"evaluations": 4},
     "trials": 1,
 }
+
+
+def living() -> set[str]:
+    """The names of the nodes that Ray takes to be alive."""
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
 def can_hide() -> bool:
@@ -65,7 +71,7 @@ def far_node(cluster: Nodes, mlruns: Path) -> Iterator[Callable[[], int]]:
     )
 
     def add() -> int:
-        before = len(living())
+        before = living()
         process = subprocess.Popen(
             ["unshare", "-m", "sh", "-c", node],
             env={**os.environ, **QUIET},
@@ -73,7 +79,7 @@ def far_node(cluster: Nodes, mlruns: Path) -> Iterator[Callable[[], int]]:
             stderr=subprocess.DEVNULL,
         )
         started.append(process)
-        until(lambda: len(living()) > before, 60)
+        until(lambda: living() - before, 120)
         return process.pid
 
     yield add
