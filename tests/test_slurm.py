@@ -6,6 +6,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ def submitted(job: Path, trials: int, steps: int) -> subprocess.Popen[str]:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     variables = {
-        "PATH": f"{job / 'bin'}:{os.environ['PATH']}",
+        "PATH": f"{job / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "SLURM_JOB_NODELIST": "whatever[1-2]",
         "SLURM_CPUS_PER_TASK": "1",
         "RAY_PORT": str(port),
