@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from hpo.engines._ray.address import has_port, reach
 from hpo.errors import HpoError
 from hpo.masking import without_password
 from hpo.tracking import cursor as cursors
@@ -232,11 +232,10 @@ def ray() -> list[Check]:
     address = os.environ.get("RAY_ADDRESS", "")
     if find_spec("ray") is None or not address:
         return []
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if not port.isdecimal():
+    if not has_port(address):
         return [Check("ray cluster", "ok", f"RAY_ADDRESS={address}")]
     try:
-        socket.create_connection((host, int(port)), timeout=3).close()
+        reach(address, 3)
     except OSError as error:
         hint = "start it (ray start --head), or unset RAY_ADDRESS to use this machine only"
         return [Check("ray cluster", "fail", f"{address} does not answer: {error}", hint)]

@@ -1,8 +1,9 @@
-"""Where the cluster of a study is."""
+"""Where the cluster of a study is, and whether something listens there."""
 
 from __future__ import annotations
 
 import os
+import socket
 from typing import TYPE_CHECKING
 
 from hpo.errors import HpoError
@@ -26,3 +27,15 @@ def address(spec: StudySpec) -> str | None:
             path=("ray", "address"),
         )
     return found
+
+
+def reach(found: str, within: float) -> None:
+    """Raises OSError if nothing takes a connection at HOST:PORT within so many seconds."""
+    host, _, port = found.rpartition("://")[2].rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=within).close()
+
+
+def has_port(found: str) -> bool:
+    """Whether an address names a place to be reached, and not, as `auto`, a way to find one."""
+    host, _, port = found.rpartition("://")[2].rpartition(":")
+    return bool(host) and port.isdecimal()

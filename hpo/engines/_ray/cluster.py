@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
@@ -12,6 +11,7 @@ from typing import Any
 
 from hpo.engines._devices import cores, visible_gpus
 from hpo.engines._ray.address import address as named
+from hpo.engines._ray.address import has_port, reach
 from hpo.engines._ray.environment import of_workers, use_token
 from hpo.engines._ray.head import Abandoned, Head
 from hpo.errors import HpoError, Unavailable
@@ -129,11 +129,10 @@ def _start(spec: StudySpec, cpus: float, address: str | None, log: Path) -> None
 
 def _require(address: str) -> None:
     """Raises Unavailable if nothing listens at the address. Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
+    if not has_port(address):
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS).close()
+        reach(address, ANSWERS)
     except OSError as error:
         raise _unavailable(error, address) from error
 

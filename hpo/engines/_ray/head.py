@@ -4,12 +4,12 @@ process that it is in, from below: the study has to be out by then."""
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import threading
 import time
 from types import TracebackType
 
+from hpo.engines._ray.address import reach
 from hpo.errors import Unavailable, exit_code, render
 
 LOOK_EVERY = 2.0
@@ -29,8 +29,6 @@ class Head:
     """
 
     def __init__(self, address: str) -> None:
-        host, _, port = address.rpartition(":")
-        self._place = host.strip("[]"), int(port)
         self._address = address
         self._left = threading.Event()
         self.gone: Unavailable | None = None
@@ -72,7 +70,7 @@ class Head:
 
     def _answers(self) -> bool:
         try:
-            socket.create_connection(self._place, timeout=LOOK_EVERY).close()
+            reach(self._address, LOOK_EVERY)
         except OSError:
             return False
         return True
