@@ -12,7 +12,6 @@ from hpo import engines, linting, reference
 from hpo import folder as folders
 from hpo import problem as problems
 from hpo.engines import Slots
-from hpo.engines._ray.address import address
 from hpo.errors import HpoError
 from hpo.folder import Folder
 from hpo.masking import without_password
@@ -223,11 +222,11 @@ def slots_text(spec: StudySpec) -> str:
     """`2 workers on cpu, up to 32 trials together`, `4 workers with 0.5 GPU each`, `engine ray on
     head:6379`."""
     packed = f", up to {spec.pack} trials together" if spec.pack > 1 else ""
-    if engines.load(spec.engine).elsewhere:
-        where = address(spec) or "this machine"
+    engine = engines.load(spec.engine)
+    if engine.where is not None:
         count = f", {plural(spec.workers, 'worker')}" if spec.workers else ""
         gpus = f" with {spec.gpus_per_trial:g} GPU each" if spec.gpus_per_trial else ""
-        return f"engine {spec.engine} on {where}{count}{gpus}{packed}"
+        return f"engine {spec.engine} on {engine.where(spec)}{count}{gpus}{packed}"
     wanted = slots(spec)
     if wanted.workers == 0:
         return f"in this process{packed}"
@@ -254,7 +253,8 @@ def check_devices(spec: StudySpec) -> None:
     that an engine cannot have."""
     from hpo.engines._devices import check_share, environments
 
-    if engines.load(spec.engine).elsewhere:
+    engine = engines.load(spec.engine)
+    if engine.where is not None:
         check_share(spec.gpus_per_trial or 0.0)
         if spec.workers == 0:
             raise HpoError(
@@ -263,7 +263,7 @@ def check_devices(spec: StudySpec) -> None:
                 code="no-workers",
                 path=("workers",),
             )
-        address(spec)
+        engine.where(spec)
         return
     wanted = slots(spec)
     if wanted.workers:

@@ -132,10 +132,9 @@ def _refuse_address(described: StudySpec) -> None:
 
     if engines.load(described.engine).elsewhere:
         return
-    able = " or ".join(name for name in engines.names() if engines.load(name).elsewhere)
     raise HpoError(
         f"engine {described.engine} runs trials on this machine, not on a cluster",
-        hint=f"add --engine {able}, or leave the address out",
+        hint=f"add --engine {engines.able('elsewhere')}, or leave the address out",
         code="wrong-engine",
         path=("ray", "address"),
     )

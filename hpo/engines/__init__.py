@@ -11,7 +11,11 @@ from hpo.errors import Unavailable
 from search_spaces import plugins
 
 if TYPE_CHECKING:
+    from hpo.spec import StudySpec
     from hpo.study import Study
+
+TICK = 0.5  # seconds between two looks at the study
+GRACE = 30.0  # seconds for which trials may go on after an interrupt
 
 
 @dataclass(frozen=True)
@@ -27,16 +31,22 @@ class Slots:
 class Engine:
     """`run(study, slots)` drains trials until `study.done()`; `summary` is one line for lists.
 
-    `elsewhere`: trials run where the engine finds room for them, not in the slots of this machine;
+    `where`: the place, in words, at which the engine finds room for the trials of a study, or an
+    HpoError if it cannot use that place; without it trials run in the slots of this machine;
     `schedules`: it has Ray Tune's schedulers, which move trials and their knobs while they run;
     `needs`: the package it cannot do without, and the extra that brings it.
     """
 
     run: Callable[[Study, Slots], None]
     summary: str
-    elsewhere: bool = False
+    where: Callable[[StudySpec], str] | None = None
     schedules: bool = False
     needs: str = ""
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether trials run in another place than the slots of this machine."""
+        return self.where is not None
 
 
 def names() -> list[str]:
@@ -53,6 +63,11 @@ def load(name: str) -> Engine:
     found: Any = plugins.load("hpo.engines", name, "ENGINE")
     assert isinstance(found, Engine)
     return found
+
+
+def able(trait: str) -> str:
+    """The engines that have a trait (elsewhere, schedules), as a choice: `ray or slurm`."""
+    return " or ".join(name for name in names() if getattr(load(name), trait))
 
 
 def require(name: str) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any
 
-from hpo.engines import Engine, Slots
+from hpo.engines import GRACE, TICK, Engine, Slots
 from hpo.engines._devices import environments
 from hpo.engines._process import Worker
 from hpo.engines._silence import Silence
@@ -25,9 +25,6 @@ from objectives.training.measurement import Measurement
 
 if TYPE_CHECKING:
     from hpo.study import Study
-
-TICK = 0.5
-GRACE = 30.0
 
 
 def run(study: Study, slots: Slots) -> None:

@@ -19,8 +19,8 @@ from hpo.interrupts import Interrupts
 if TYPE_CHECKING:
     from hpo.engines._ray.cluster import Cluster
     from hpo.engines._ray.driving import Drive
+    from hpo.spec import StudySpec
     from hpo.study import Study
-
 
 KEPT = 4  # checkpoints of a trial that Ray keeps: an heir may still be on its way to an older one
 
@@ -51,10 +51,17 @@ def run(study: Study, slots: Slots) -> None:
         _tidy_logs(study)
 
 
+def where(spec: StudySpec) -> str:
+    """The address of the cluster, or this machine. Raises HpoError for one that cannot be used."""
+    from hpo.engines._ray.address import address
+
+    return address(spec) or "this machine"
+
+
 ENGINE = Engine(
     run,
     "a Ray cluster, or Ray on this machine (--ray-address)",
-    elsewhere=True,
+    where=where,
     schedules=True,
     needs="ray",
 )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from hpo.engines import GRACE, TICK
 from hpo.engines._ray.cluster import Cluster
 from hpo.engines._ray.environment import of_workers
 from hpo.engines._ray.execution import Execution, told
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from hpo.scheduling import Scheduling
     from hpo.study import Study
 
-TICK = 0.5
-GRACE = 30.0
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -91,15 +90,16 @@ class Drive:
     @kept(None)
     def suggest(self, name: str) -> dict[str, Any] | None:
         """The config of the next trial; None if none may start now."""
-        study = self.study
         full = not self._gathers and len(self.executions) >= self.room
-        if full or self._winding_down:
+        asked = None if full or self._winding_down else self._ask()
+        if asked is None:
             return None
-        plan = study.ask(roomy=True)
-        if plan is None:
-            return None
-        self.executions[name] = Execution(plan, Travelled(plan))
-        return self.config(plan)
+        self.executions[name], config = asked
+        return config
+
+    def _ask(self) -> tuple[Execution, dict[str, Any]] | None:
+        plan = self.study.ask(roomy=True)
+        return None if plan is None else (Execution(plan, Travelled(plan)), self.config(plan))
 
     def config(self, plan: Plan) -> dict[str, Any]:
         """What a worker is told of a plan."""
@@ -185,7 +185,8 @@ class Drive:
         outcome = execution.outcome or lost(execution.trial)
         if not outcome.worker:
             outcome = replace(outcome, worker=execution.worker)
-        self.study.tell(execution.plan.number, outcome)
+        for number in execution.numbers:
+            self.study.tell(number, outcome)
 
     def met(self, name: str, trial: Any) -> None:
         """Notes the trial that Ray made of a config."""
@@ -246,7 +247,8 @@ class Drive:
     def close(self) -> None:
         """Leaves open what did not come to its end; raises what was kept."""
         for execution in self.executions.values():
-            self.study.leave(execution.plan.number)
+            for number in execution.numbers:
+                self.study.leave(number)
         if self.error is not None:
             raise self.error
 

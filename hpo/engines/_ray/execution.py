@@ -25,6 +25,11 @@ class Execution:
     seconds: float = 0.0
 
     @property
+    def numbers(self) -> list[int]:
+        """The trials of the study that have not ended."""
+        return [self.plan.number]
+
+    @property
     def worker(self) -> str:
         """The host and the process that it was last heard of from; empty before that."""
         last = getattr(self.trial, "last_result", None) or {}

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.engines._ray.driving import Drive, kept
 from hpo.engines._ray.execution import Execution
-from hpo.engines._ray.lost import lost
 from hpo.engines._ray.trainable import StudyTrial
 from hpo.trial import Outcome, Plan, Travelled
 from objectives.training.measurement import Measurement
@@ -93,21 +92,22 @@ class Pack(Execution):
 
     plans: dict[int, Plan] = field(default_factory=dict)
 
+    @property
+    def numbers(self) -> list[int]:
+        return sorted(self.plans)
+
 
 class PackDrive(Drive):
     """One run of a study whose trials go together on each worker."""
 
-    @kept(None)
-    def suggest(self, name: str) -> dict[str, Any] | None:
-        if len(self.executions) >= self.room or self._winding_down:
-            return None
+    def _ask(self) -> tuple[Execution, dict[str, Any]] | None:
         plans = self.study.ask_together(self.study.spec.pack, roomy=True)
         if not plans:
             return None
-        by_number = {plan.number: plan for plan in plans}
-        self.executions[name] = Pack(plans[0], Travelled(plans[0]), plans=by_number)
+        first, by_number = plans[0], {plan.number: plan for plan in plans}
         told = json.dumps([plan.to_json() for plan in plans])
-        return {**self.config(plans[0]), "plans": told}
+        pack = Pack(first, Travelled(first), plans=by_number)
+        return pack, {**self.config(first), "plans": told}
 
     @kept(False)
     def measured(self, name: str, result: Mapping[str, Any]) -> bool:
@@ -123,26 +123,8 @@ class PackDrive(Drive):
         pack = self._pack(name)
         self._take(pack, result)
         self._forget(name)
-        for number in pack.plans:
+        for number in pack.numbers:
             self.study.leave(number)
-
-    @kept(None)
-    def failed(self, name: str) -> None:
-        self._check_workers(name)
-        pack = self._pack(name)
-        self._forget(name)
-        pack.end_worker()  # it may only have been out of reach, and would go on
-        outcome = pack.outcome or lost(pack.trial)
-        for number in sorted(pack.plans):
-            self.study.tell(number, replace(outcome, worker=pack.worker))
-
-    def close(self) -> None:
-        for execution in self.executions.values():
-            assert isinstance(execution, Pack)
-            for number in execution.plans:
-                self.study.leave(number)
-        self.executions.clear()
-        super().close()
 
     def _pack(self, name: str) -> Pack:
         found = self.executions[name]
