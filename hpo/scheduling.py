@@ -71,7 +71,7 @@ def _evolves(spec: StudySpec) -> bool:
 def _check_engine(spec: StudySpec, key: str, name: str, what: str) -> None:
     if engines.load(spec.engine).schedules:
         return
-    able = " or ".join(one for one in engines.names() if engines.load(one).schedules)
+    able = engines.able("schedules")
     raise HpoError(
         f"{key} {name} {what}, which engine {spec.engine} cannot have",
         hint=f"add --engine {able}  (engine: {able} in the study file)",
@@ -83,15 +83,7 @@ def _check_engine(spec: StudySpec, key: str, name: str, what: str) -> None:
 
 def _check_population(problem: Problem) -> None:
     spec, (_, options) = problem.spec, tuning.method(problem)
-    proposing = samplers.load(options.propose)
-    if proposing.in_run or proposing.evolve is not None:
-        raise HpoError(
-            f"sampler {spec.sampler}: propose is {options.propose}, which tunes within runs itself",
-            hint="propose is the sampler that works between runs, for example random or qmc",
-            code="refused",
-            found=options.propose,
-            path=("sampler_options", "propose"),
-        )
+    tuning.check_proposing(spec, options.propose, "random or qmc")
     if not problem.is_task:
         kind = "bilevel problem" if problem.is_bilevel else "function that trains on its own"
         raise HpoError(
@@ -108,13 +100,4 @@ def _check_population(problem: Problem) -> None:
             code="refused",
             path=("prune",),
         )
-    curved = [name for name, domain in problem.space.items() if domain.schedule is not None]
-    if curved:
-        raise HpoError(
-            f"knob {curved[0]} has a schedule to be searched between runs, but sampler"
-            f" {spec.sampler} changes it within a run",
-            hint="leave out its schedule:",
-            code="refused",
-            found=curved[0],
-            path=("space", curved[0]),
-        )
+    tuning.check_uncurved(problem, "changes")

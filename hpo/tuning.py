@@ -14,6 +14,7 @@ from search_spaces.domains import Domain, Float
 from search_spaces.space import holds
 
 if TYPE_CHECKING:
+    from hpo.spec import StudySpec
     from objectives.training.measurement import Measurement
     from objectives.training.tuner import Tuner
     from search_spaces.domains import Point, Scalar
@@ -101,14 +102,7 @@ def check(problem: Problem) -> None:
     sampler, options = method(problem)
     if not sampler.in_run:
         return
-    if samplers.load(options.propose).in_run:
-        raise HpoError(
-            f"sampler {spec.sampler}: propose is {options.propose}, which tunes within runs itself",
-            hint="propose is the sampler that works between runs, for example tpe or random",
-            code="refused",
-            found=options.propose,
-            path=("sampler_options", "propose"),
-        )
+    check_proposing(spec, options.propose, "tpe or random")
     _check_target(problem, sampler)
     if spec.seeds > 1:
         raise HpoError(
@@ -120,6 +114,34 @@ def check(problem: Problem) -> None:
             path=("seeds",),
         )
     _check_space(problem)
+
+
+def check_proposing(spec: StudySpec, propose: str, usual: str) -> None:
+    """Raises HpoError if the sampler that should work between runs moves knobs within them."""
+    sampler = samplers.load(propose)
+    if sampler.in_run or sampler.evolve is not None:
+        raise HpoError(
+            f"sampler {spec.sampler}: propose is {propose}, which tunes within runs itself",
+            hint=f"propose is the sampler that works between runs, for example {usual}",
+            code="refused",
+            found=propose,
+            path=("sampler_options", "propose"),
+        )
+
+
+def check_uncurved(problem: Problem, moves: str) -> None:
+    """Raises HpoError if a knob that the sampler `moves` (bends, say) within a run has a schedule
+    of its own."""
+    curved = [name for name, domain in problem.space.items() if domain.schedule is not None]
+    if curved:
+        raise HpoError(
+            f"knob {curved[0]} has a schedule to be searched between runs, but sampler"
+            f" {problem.spec.sampler} {moves} it within a run",
+            hint="leave out its schedule:",
+            code="refused",
+            found=curved[0],
+            path=("space", curved[0]),
+        )
 
 
 def _check_target(problem: Problem, sampler: Sampler) -> None:
@@ -165,16 +187,7 @@ def _check_target(problem: Problem, sampler: Sampler) -> None:
 def _check_space(problem: Problem) -> None:
     """Raises HpoError if the space has nothing that can be tuned within a run."""
     spec = problem.spec
-    curved = [name for name, domain in problem.space.items() if domain.schedule is not None]
-    if curved:
-        raise HpoError(
-            f"knob {curved[0]} has a schedule to be searched between runs, but sampler"
-            f" {spec.sampler} bends it within a run",
-            hint="leave out its schedule:",
-            code="refused",
-            found=curved[0],
-            path=("space", curved[0]),
-        )
+    check_uncurved(problem, "bends")
     if not tunable(problem, problem.space.start):
         hint = "it tunes what regularizers use (hpo list regularizers), sampler tpe other knobs"
         if problem.is_bilevel:

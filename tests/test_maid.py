@@ -267,6 +267,10 @@ def test_final_strengths_are_held_one_by_one(tmp_path: Path) -> None:
             {"objective": "logistic", "sampler": "maid", "sampler_options": {"propose": "maid"}},
             "tunes within runs itself",
         ),
+        (
+            {"objective": "logistic", "sampler": "maid", "sampler_options": {"propose": "pbt"}},
+            "propose is pbt, which tunes within runs itself",
+        ),
         ({"objective": "logistic", "sampler": "maid", "steps": 5}, "its inner loss is solved"),
     ],
 )
