@@ -9,9 +9,8 @@ from typing import Any
 from torch import nn
 
 from hpo.bilevel.gates.acting import acting
-from hpo.problem import REGULARIZERS
 from hpo.wording import describe
-from search_spaces import plugins
+from search_spaces import catalogue, plugins
 from search_spaces.domains import Domain, Point
 from search_spaces.errors import HpoError
 from search_spaces.regularizer import Regularizer
@@ -37,10 +36,7 @@ def knobs_of(space: object, fixed: Mapping[str, Any], model: nn.Module) -> Knobs
     HpoError for knobs that do not exist, values outside their range, and a space of which nothing
     acts on this model.
     """
-    records: dict[str, Any] = {
-        name: plugins.load(REGULARIZERS, name, "REGULARIZER")
-        for name in plugins.names(REGULARIZERS)
-    }
+    records = catalogue.records()
     known = {knob: domain for record in records.values() for knob, domain in record.knobs.items()}
     found = SearchSpace.parse(space, known)
     for name, domain in found.items():

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.errors import HpoError
 from hpo.spec import StudySpec
 from hpo.wording import describe as describe
-from search_spaces import plugins
+from search_spaces import catalogue, plugins
 from search_spaces.domains import Choice, Domain, Float, Point
 from search_spaces.space import SearchSpace
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from objectives.training.options import Training
     from search_spaces.regularizer import Regularizer
     from search_spaces.schedule import Schedule
-
-REGULARIZERS = "search_spaces.regularizers"
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def load(spec: StudySpec) -> Problem:
     fixed_domains, fixed = _fixed(spec, known, space)
     used = {*space, *fixed}
     regularizers = {
-        name: record for name, record in _regularizers().items() if used & set(record.knobs)
+        name: record for name, record in catalogue.records().items() if used & set(record.knobs)
     }
     ignored, idle = _without_a_place(spec, target, regularizers)
     notes = tuple(f"{name} ignored: this model has no dropout sites" for name in ignored)
@@ -151,7 +149,7 @@ def _black_box(spec: StudySpec, target: Any) -> Problem:
 def _needed_regularizer_knobs(spec: StudySpec, known: Mapping[str, Domain]) -> dict[str, Domain]:
     """Default ranges, loaded only when a knob is given by name alone: loading imports torch."""
     if isinstance(spec.space, str):
-        return _regularizer_knobs()
+        return catalogue.knobs()
     given: Mapping[str, Any] = (
         spec.space if isinstance(spec.space, Mapping) else dict.fromkeys(spec.space)
     )
@@ -160,24 +158,12 @@ def _needed_regularizer_knobs(spec: StudySpec, known: Mapping[str, Domain]) -> d
         for name, said in given.items()
         if name not in known and not (isinstance(said, Mapping) and {"low", "options"} & {*said})
     ]
-    return _regularizer_knobs() if bare else {}
-
-
-def _regularizers() -> dict[str, Regularizer]:
-    found = {}
-    for name in plugins.names(REGULARIZERS):
-        record: Any = plugins.load(REGULARIZERS, name, "REGULARIZER")
-        found[name] = record
-    return found
-
-
-def _regularizer_knobs() -> dict[str, Domain]:
-    return {k: domain for record in _regularizers().values() for k, domain in record.knobs.items()}
+    return catalogue.knobs() if bare else {}
 
 
 def _known_domains(spec: StudySpec, target: Any, training: Training) -> dict[str, Domain]:
     return {
-        **_regularizer_knobs(),
+        **catalogue.knobs(),
         "learning_rate": Float(1e-5, 1.0, "log", start=min(1.0, training.learning_rate)),
         **_declared(spec, target),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, Union
 
 from search_spaces.domains import Domain
 from search_spaces.errors import HpoError
@@ -13,22 +13,30 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from search_spaces.passes import Beginning
+
 # A strength is one number for the whole batch (float or 0-d tensor) or one per example, (B,).
 Strength: TypeAlias = Union[float, "Tensor"]
 Strengths: TypeAlias = Mapping[str, Strength]
 Scope: TypeAlias = Literal["example", "batch"]
 
-BatchHook: TypeAlias = "Callable[[Batch, Strengths, torch.Generator], Batch]"
-ActivationHook: TypeAlias = "Callable[[Tensor, Strengths, torch.Generator, nn.Module], Tensor]"
-TargetHook: TypeAlias = "Callable[[Tensor, Strengths, torch.Generator], Tensor]"
-PenaltyHook: TypeAlias = "Callable[[Mapping[str, Tensor], Strengths], Tensor]"
-LossExampleHook: TypeAlias = "Callable[[Tensor, Strengths], Tensor]"
-ParameterHook: TypeAlias = (
-    "Callable[[Mapping[str, Tensor], Strengths, torch.Generator], Mapping[str, Tensor]]"
-)
-OptimizerHook: TypeAlias = "Callable[[list[Tensor], Strengths, float], None]"
+# What a hook takes, after what its regularizer remembers if it remembers anything:
+BatchHook: TypeAlias = "Callable[..., Batch]"  # batch, strengths, generator
+ActivationHook: TypeAlias = "Callable[..., Tensor]"  # output, strengths, generator, site
+AttentionHook: TypeAlias = "Callable[..., Tensor]"  # shape (B, L, S), strengths, generator
+TargetHook: TypeAlias = "Callable[..., Tensor]"  # targets, strengths, generator
+LossExampleHook: TypeAlias = "Callable[..., Tensor]"  # losses, strengths
+LossOutputHook: TypeAlias = "Callable[..., Tensor]"  # pass, strengths, generator
+LossBatchHook: TypeAlias = "Callable[..., Tensor]"  # pass, strengths, generator
+PenaltyHook: TypeAlias = "Callable[..., Tensor]"  # parameters, strengths
+ParameterHook: TypeAlias = "Callable[..., Mapping[str, Tensor]]"  # parameters, strengths, generator
+AscentHook: TypeAlias = "Callable[..., Mapping[str, Tensor]]"  # parameters, gradients, strengths
+OptimizerHook: TypeAlias = "Callable[..., None]"  # parameters, strengths, learning rate
+LearnHook: TypeAlias = "Callable[..., None]"  # pass, strengths, generator
 
-HOOKS = ("batch", "activation", "target", "loss_example", "penalty", "parameter", "optimizer")
+PER_EXAMPLE = ("batch", "activation", "attention", "target", "loss_example", "loss_output")
+PER_BATCH = ("loss_batch", "penalty", "parameter", "ascent", "optimizer")
+HOOKS = (*PER_EXAMPLE, *PER_BATCH)
 
 
 class Batch(NamedTuple):
@@ -57,14 +65,26 @@ class Batch(NamedTuple):
 class Regularizer:
     """Knobs and the hooks they act through; every hook is the identity at strength zero.
 
-    `batch` and `activation` change what the model sees, `target` the soft targets (B, C),
-    `loss_example` the losses (B,) of the examples before their mean, `penalty` adds a scalar to
-    the loss, `parameter` gives back what the forward pass of a step uses in place of the
-    parameters (itself for those it leaves alone), `optimizer` changes the parameters in place just
-    before the optimizer's step. All randomness comes from the generator that is passed in, and the
-    number of draws does not depend on the strength. `differentiable`: the loss has a useful
-    gradient in the knobs when the draws are held fixed. `replaces_dropout`: while it acts, the own
-    rate of a dropout site does not.
+    `batch` and `activation` change what the model sees, `attention` says which keys each query may
+    look at (B, L, S), `target` changes the soft targets (B, C), `loss_example` the losses (B,) of
+    the examples before their mean. `loss_output` and `loss_batch` add to the loss what follows from
+    a `Pass`: a number for each example (B,), or one. `penalty` adds a scalar made from the
+    parameters. `parameter` gives back what the forward pass of a step uses in place of the
+    parameters (itself for those it leaves alone), with `evaluated` that of an evaluation too.
+    `ascent` gives back the parameters at which the gradient of the step is taken, from those it
+    begins at and their gradients; `rows` says which examples' losses (B,) these are of. `optimizer`
+    changes the parameters, whose gradients are there, in place just before the optimizer's step.
+
+    `remember` makes from the `Beginning` of a run what its hooks then take as first argument, and
+    `learn` changes that after each step; with the methods state_dict and load_state_dict it is
+    part of a checkpoint.
+
+    All randomness comes from the generator that is passed in, and the number of draws does not
+    depend on the strength. `differentiable`: the loss has a useful gradient in the knobs when the
+    draws are held fixed. `site`: where `activation` acts, at dropout layers or at the ends of
+    residual branches. `replaces_dropout`: while it acts, the own rate of a dropout site does not.
+    `attends`: it reads attention weights. `once`: it takes derivatives inside its hooks that cannot
+    themselves be taken within self-tuning layers.
 
     A knob with a value `off` is a strength and must be given; any other, such as a probability,
     stays at its start in a study that does not mention it.
@@ -73,13 +93,24 @@ class Regularizer:
     knobs: Mapping[str, Domain] = field(hash=False)
     batch: BatchHook | None = None
     activation: ActivationHook | None = None
+    attention: AttentionHook | None = None
     target: TargetHook | None = None
     loss_example: LossExampleHook | None = None
+    loss_output: LossOutputHook | None = None
+    loss_batch: LossBatchHook | None = None
     penalty: PenaltyHook | None = None
     parameter: ParameterHook | None = None
+    ascent: AscentHook | None = None
     optimizer: OptimizerHook | None = None
+    rows: Callable[..., Tensor] | None = None  # batch
+    remember: Callable[[Beginning], Any] | None = None
+    learn: LearnHook | None = None
     differentiable: bool = False
+    site: Literal["dropout", "branch"] = "dropout"
     replaces_dropout: bool = False
+    attends: bool = False
+    evaluated: bool = False
+    once: bool = False
     note: str = ""
 
     def __post_init__(self) -> None:
@@ -100,11 +131,11 @@ class Regularizer:
     def scope(self) -> dict[str, Scope]:
         """For each knob whether a value per example means anything, or only one per batch.
 
-        Derived from the hooks: a penalty, the parameters of a forward pass and an optimizer step
-        are one for the whole batch. With hooks of both kinds the narrower scope holds for every
-        knob.
+        Derived from the hooks: a penalty, the parameters of a forward pass and an optimizer step,
+        among others, are one for the whole batch. With hooks of both kinds the narrower scope holds
+        for every knob.
         """
-        shared = any((self.penalty, self.parameter, self.optimizer))
+        shared = any(getattr(self, hook) for hook in PER_BATCH)
         scope: Scope = "batch" if shared else "example"
         return dict.fromkeys(self.knobs, scope)
 

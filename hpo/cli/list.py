@@ -192,11 +192,10 @@ def _objectives(long: bool) -> Rows:
 
 def _regularizers() -> Rows:
     from hpo.wording import describe
-    from search_spaces import plugins
+    from search_spaces import catalogue
 
     rows: Rows = []
-    for name in plugins.names("search_spaces.regularizers"):
-        record: Any = plugins.load("search_spaces.regularizers", name, "REGULARIZER")
+    for record in catalogue.records().values():
         for knob, domain in record.knobs.items():
             rows.append(
                 {

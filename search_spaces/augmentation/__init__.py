@@ -1,0 +1,1 @@
+"""Augmentation: operations that change examples, and policies that choose among them."""

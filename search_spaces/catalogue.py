@@ -1,0 +1,49 @@
+"""Everything a study can tune by name: regularizers, augmentation operations, policies."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from search_spaces import plugins
+from search_spaces.domains import Domain
+from search_spaces.regularizer import Regularizer
+
+REGULARIZERS = "search_spaces.regularizers"
+OPERATIONS = "search_spaces.augmentation.operations"
+POLICIES = "search_spaces.augmentation.policies"
+_AUGMENT = "augment."
+
+
+def names() -> list[str]:
+    """The names of all records, sorted; an operation's begins with `augment.`."""
+    operations = [_AUGMENT + name for name in plugins.names(OPERATIONS)]
+    return sorted([*plugins.names(REGULARIZERS), *operations, *plugins.names(POLICIES)])
+
+
+@cache
+def load(name: str) -> Regularizer:
+    """The record of this name; of an operation, the regularizer that it is by itself.
+
+    HpoError for an unknown name.
+    """
+    if name.startswith(_AUGMENT):
+        from search_spaces.augmentation.operation import as_regularizer
+
+        operation: Any = plugins.load(OPERATIONS, name.removeprefix(_AUGMENT), "OPERATION")
+        return as_regularizer(name.removeprefix(_AUGMENT), operation)
+    package, attribute = REGULARIZERS, "REGULARIZER"
+    if name in plugins.names(POLICIES):
+        package, attribute = POLICIES, "POLICY"
+    record: Any = plugins.load(package, name, attribute)
+    return record  # type: ignore[no-any-return]
+
+
+def records() -> dict[str, Regularizer]:
+    """Every record by its name."""
+    return {name: load(name) for name in names()}
+
+
+def knobs() -> dict[str, Domain]:
+    """The default range of every knob there is."""
+    return {knob: domain for record in records().values() for knob, domain in record.knobs.items()}
