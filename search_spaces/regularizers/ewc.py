@@ -92,9 +92,11 @@ def diagonal_fisher(beginning: Beginning) -> dict[str, Tensor]:
 
 def _rows(beginning: Beginning) -> Iterator[Tensor]:
     """The inputs of the first examples, each as a batch of its own."""
+    import torch
+
     left = EXAMPLES
     for batch in beginning.batches():
-        yield from batch.inputs[:left].split(1)
+        yield from torch.split(batch.inputs[:left], 1)
         left -= len(batch.inputs[:left])
         if left == 0:
             return
@@ -117,7 +119,8 @@ def _roots(outputs: Tensor, classes: int | None) -> Tensor:
 
         numbers = torch.cat([torch.zeros_like(numbers), numbers])
     logs = numbers.log_softmax(0)
-    return logs.detach().exp().sqrt() * logs
+    weighted: Tensor = logs.detach().exp().sqrt() * logs
+    return weighted
 
 
 def _few(parts: Tensor, rng: torch.Generator) -> Tensor:

@@ -47,7 +47,9 @@ def maps(beginning: Beginning) -> Mapping[str, Map | None]:
     return found
 
 
-def penalty(used: Mapping[str, Map | None], parameters: Mapping[str, Tensor], h: Strengths) -> Tensor:
+def penalty(
+    used: Mapping[str, Map | None], parameters: Mapping[str, Tensor], h: Strengths
+) -> Tensor:
     """strength * sum over layers of |W W^T - I|^2, or |W^T W - I|^2 if that is smaller.
 
     Of convolutions W is not the matrix of the filters but that of the whole operation: per place,
@@ -88,7 +90,7 @@ def of_filters(kernel: Tensor, stride: tuple[int, ...] = (), groups: int = 1) ->
     outputs, inputs = kernel.shape[0] // groups, kernel.shape[1]
     padding = tuple((size - 1) // step * step for size, step in zip(sizes, stride, strict=True))
     # One batch entry holds the filter of the same place in every group.
-    filters = kernel.unflatten(0, (groups, outputs)).transpose(0, 1).flatten(1, 2)
+    filters = kernel.reshape(groups, outputs, *kernel.shape[1:]).transpose(0, 1).flatten(1, 2)
     convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[len(sizes) - 1]
     overlap = convolve(filters, kernel, None, stride, padding, 1, groups)
     target = torch.zeros_like(overlap[0, 0])

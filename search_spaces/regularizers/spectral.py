@@ -31,7 +31,8 @@ def largest_squared(matrix: Tensor) -> Tensor:
 
     wide = matrix.shape[0] <= matrix.shape[1]
     gram = matrix @ matrix.mT if wide else matrix.mT @ matrix
-    return torch.linalg.eigvalsh(gram)[-1]
+    largest: Tensor = torch.linalg.eigvalsh(gram)[-1]
+    return largest
 
 
 REGULARIZER = Regularizer(

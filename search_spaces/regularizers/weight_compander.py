@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from search_spaces.domains import Float
-from search_spaces.regularizer import Regularizer, Strength, Strengths, pooled
+from search_spaces.regularizer import Regularizer, Strengths, pooled
 from search_spaces.regularizers._matrices import matrices
 
 if TYPE_CHECKING:
