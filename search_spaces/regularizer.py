@@ -102,7 +102,7 @@ class Regularizer:
     parameter: ParameterHook | None = None
     ascent: AscentHook | None = None
     optimizer: OptimizerHook | None = None
-    rows: Callable[..., Tensor] | None = None  # batch
+    rows: Callable[..., Tensor] | None = None  # batch, strengths
     remember: Callable[[Beginning], Any] | None = None
     learn: LearnHook | None = None
     differentiable: bool = False

@@ -210,7 +210,7 @@ class Regularization:
         for regularizer in self._regularizers.values():
             if regularizer.optimizer is not None:
                 for group, strengths in self._places.by_layer(regularizer, parameters, knobs):
-                    regularizer.optimizer(list(group.values()), strengths, rate)
+                    regularizer.optimizer(group, strengths, rate)
 
     def ascent(
         self, parameters: Mapping[str, Tensor], gradients: Mapping[str, Tensor], knobs: Knobs
@@ -219,6 +219,14 @@ class Regularization:
         record = self.ascending
         assert record is not None and record.ascent is not None
         return record.ascent(parameters, gradients, self._all(knobs))
+
+    def uphill(self, batch: Batch, knobs: Knobs) -> Tensor | None:
+        """Which examples' losses are taken at those parameters, (B,); None: all."""
+        record = self.ascending
+        if record is None or record.rows is None:
+            return None
+        chosen: Tensor = record.rows(batch, self._all(knobs))
+        return chosen
 
     def in_force(self, knobs: Knobs | None) -> None:
         """Says what holds in the coming forward pass, at the sites and for the weights.

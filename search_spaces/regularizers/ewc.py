@@ -131,7 +131,8 @@ def _few(parts: Tensor, rng: torch.Generator) -> Tensor:
     if len(parts) <= PARTS:
         return parts
     signs = torch.randint(0, 2, (PARTS, len(parts)), generator=rng) * 2 - 1
-    return signs.to(parts) @ parts / PARTS**0.5
+    few: Tensor = signs.to(parts) @ parts / PARTS**0.5
+    return few
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from search_spaces.domains import Float
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def shrink(parameters: list[Tensor], h: Strengths, learning_rate: float) -> None:
+def shrink(parameters: Mapping[str, Tensor], h: Strengths, learning_rate: float) -> None:
     """w -= learning_rate * strength * w * max(0, 1 - |dL/dw|), for matrices and filters.
 
     Tartaglione et al. 2022, eq. 6, where the step is not multiplied by the learning rate: their
@@ -23,7 +24,7 @@ def shrink(parameters: list[Tensor], h: Strengths, learning_rate: float) -> None
 
     strength = torch.as_tensor(learning_rate * pooled(h["lobster"]))
     with torch.no_grad():
-        for parameter in parameters:
+        for parameter in parameters.values():
             if parameter.ndim >= 2:
                 kept = 1.0 if parameter.grad is None else (1 - parameter.grad.abs()).clamp(min=0.0)
                 # Below zero the factor would turn weights around instead of shrinking them.
@@ -36,6 +37,5 @@ REGULARIZER = Regularizer(
         "lobster": Float(1e-5, 10.0, scale="log", start=1e-2, off=0.0, limits=(0.0, float("inf")))
     },
     optimizer=shrink,
-    note="decoupled weight decay, less where the loss's gradient is large; its trials are not "
-    "packed together",
+    note="decoupled weight decay, less where the loss's gradient is large",
 )

@@ -18,8 +18,7 @@ def climb(
 ) -> Mapping[str, Tensor]:
     """w + strength * g / |g|, with |g| the length of the whole gradient (Foret et al. 2021, eq. 2).
 
-    The strength is rho, a distance in weight space. Where the gradient is zero w stays. With a
-    strength for each layer the length is that of the layer's own gradient.
+    The strength is rho, a distance in weight space. Where the gradient is zero w stays.
     """
     return climbed(parameters, gradients, h["sam"])
 

@@ -25,28 +25,24 @@ class Sensitivity:
     def __init__(self, beginning: Beginning) -> None:
         self.layers = _layers(beginning.model)
         self.found: dict[str, Tensor] = {}
-        named = dict(beginning.model.named_parameters())
-        self._names = {id(named[name]): name for name in self.layers.values()}
-
-    def of(self, parameter: Tensor) -> Tensor | None:
-        """The sensitivities of a weight's rows; None before they are measured, and of others."""
-        name = self._names.get(id(parameter))
-        return None if name is None else self.found.get(name)
+        self.passes = 0
 
     def take(self, name: str, measured: Tensor) -> None:
         """Lets a measurement into the average of a weight's rows."""
         before = self.found.get(name)
-        self.found[name] = measured if before is None else MEMORY * before + (1 - MEMORY) * measured
+        if before is not None:
+            measured = MEMORY * before + (1 - MEMORY) * measured
+        self.found[name] = measured
 
     def state_dict(self) -> dict[str, Any]:
-        return dict(self.found)
+        return {"passes": self.passes, "found": dict(self.found)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.found = dict(state)
+        self.passes, self.found = state["passes"], dict(state["found"])
 
 
 def shrink(
-    memory: Sensitivity, parameters: list[Tensor], h: Strengths, learning_rate: float
+    memory: Sensitivity, parameters: Mapping[str, Tensor], h: Strengths, learning_rate: float
 ) -> None:
     """w_row -= learning_rate * strength * w_row * max(0, 1 - S_row), for linear layers and filters.
 
@@ -59,8 +55,8 @@ def shrink(
 
     strength = torch.as_tensor(learning_rate * pooled(h["serene"]))
     with torch.no_grad():
-        for parameter in parameters:
-            sensitivity = memory.of(parameter)
+        for name, parameter in parameters.items():
+            sensitivity = memory.found.get(name)
             if sensitivity is not None:
                 kept = (1 - sensitivity.to(parameter)).clamp(min=0.0)
                 # Below zero the factor would turn rows around instead of shrinking them.
@@ -80,7 +76,8 @@ def measure(memory: Sensitivity, seen: Pass, h: Strengths, rng: torch.Generator)
     """
     import torch
 
-    if seen.step % EVERY:
+    memory.passes += 1
+    if memory.passes % EVERY != 1:
         return
     with torch.enable_grad(), _listening(memory.layers) as heard:
         outputs = seen.again(seen.batch.inputs).flatten(1)
