@@ -525,3 +525,475 @@ def test_its_gradient_is_that_of_differences() -> None:
         return orthogonality.of_filters(kernel, (2, 2))
 
     torch.testing.assert_close(gradient(of, kernel), slopes(of, kernel), rtol=1e-5, atol=1e-6)
+
+
+# -- companded weights -------------------------------------------------------------------------
+
+
+def companded(weight: Tensor, curve: Any, sizes: Mapping[str, float] | None = None) -> Tensor:
+    hook = load("weight_compander").parameter
+    assert hook is not None
+    given = {"0.weight": weight, "0.bias": torch.ones(3)}
+    found = hook(sizes or {"0.weight": 0.5}, given, {"weight_compander": curve}, torch.Generator())
+    assert found["0.bias"] is given["0.bias"]
+    changed: Tensor = found["0.weight"]
+    return changed
+
+
+@pytest.mark.parametrize("curve", [1e-3, 0.3, 3.0])
+def test_the_compander_is_the_arctan_odd_bounded_monotone_and_of_slope_one(curve: float) -> None:
+    v = torch.cat([-torch.logspace(2, -9, 300), torch.logspace(-9, 2, 300)]).double()[:, None]
+    w, scale = companded(v, curve), 0.5 / curve
+    torch.testing.assert_close(w, scale * torch.atan(v / scale), rtol=1e-14, atol=0)
+    torch.testing.assert_close(w, -w.flip(0), rtol=0, atol=0)
+    assert bool((w.diff(dim=0) > 0).all())
+    assert float(w.abs().max()) < scale * math.pi / 2
+    slope = gradient(lambda v: companded(v, curve).sum(), v)
+    torch.testing.assert_close(slope, 1 / (1 + (v / scale).square()), rtol=1e-10, atol=0)
+    near = gradient(lambda v: companded(v, curve).sum(), torch.zeros(1, 1))
+    assert float(near) == 1.0
+
+
+def test_the_compander_without_curve_is_the_identity_with_finite_gradients() -> None:
+    weight = drawn(4, 4).float()
+    for off in (0.0, torch.tensor(0.0)):
+        assert torch.equal(companded(weight, off), weight)
+    slope = gradient(lambda c: companded(weight, c).square().sum(), torch.tensor(0.0))
+    assert float(slope) == 0  # it is even in its curve
+    curve = torch.tensor(0.7, dtype=torch.float64)
+
+    def of_curve(c: Tensor) -> Tensor:
+        return companded(weight.double(), c).square().sum()
+
+    torch.testing.assert_close(
+        gradient(of_curve, curve), slopes(of_curve, curve), rtol=1e-6, atol=0
+    )
+
+
+def test_the_compander_goes_by_the_size_that_each_tensor_starts_with() -> None:
+    model: Any = nn.Sequential(nn.Linear(50, 40), nn.Linear(40, 3))
+    with torch.no_grad():
+        model[1].weight.zero_()
+    remember = load("weight_compander").remember
+    assert remember is not None
+    sizes = remember(begun(model, []))
+    assert set(sizes) == {"0.weight", "1.weight"}
+    assert sizes["0.weight"] == pytest.approx(50**-0.5 / 3**0.5, rel=0.05)
+    assert sizes["1.weight"] == pytest.approx(40**-0.5)  # it has no size of its own
+
+
+def test_companded_weights_are_those_of_evaluation_too() -> None:
+    task = Dense()
+    found = run(task, replace(PLAIN, steps=1, evaluations=1), knobs={"weight_compander": 2.0})
+    trained: Any = task.models[0]
+    start = build(task)
+    sizes = {n: float(p.square().mean().sqrt()) for n, p in weights(start).items() if p.ndim == 2}
+    with torch.no_grad():
+        for name, parameter in trained.named_parameters():
+            if name in sizes:
+                scale = sizes[name] / 2.0
+                parameter.copy_(scale * torch.atan(parameter / scale))
+        inputs, targets = task.data["validation"]
+        loss = functional.cross_entropy(trained.eval()(inputs), targets)
+    assert found[-1].metrics["val_loss"] == pytest.approx(float(loss), rel=1e-5)
+
+
+def build(task: Blobs, seed: int = 0) -> nn.Module:
+    """The model that a run of this seed begins with."""
+    return Run(setting(task, {}, {}, PLAIN, seed), GlobalStreams(seed, CPU)).model
+
+
+def setting(
+    task: Any,
+    records: Mapping[str, Regularizer],
+    knobs: Mapping[str, Any],
+    training: Training,
+    seed: int = 0,
+) -> Setting:
+    return Setting(task, records, constant(**knobs), training, seed, CPU)
+
+
+# -- anchors -----------------------------------------------------------------------------------
+
+
+def test_the_distance_to_the_start_is_half_its_square_over_all_parameters() -> None:
+    record, model = load("l2_to_start"), nn.Linear(3, 2)
+    own: Any = dict(model.named_parameters())
+    assert record.remember is not None
+    start = record.remember(begun(model, []))
+    assert float(penalty("l2_to_start", own, {"l2_to_start": 2.0}, start).detach()) == 0
+    with torch.no_grad():
+        own["weight"] += 0.5
+        own["bias"] -= 1.0
+    total = penalty("l2_to_start", own, {"l2_to_start": 2.0}, start)
+    assert float(total.detach()) == pytest.approx(6 * 0.25 + 2 * 1.0)
+    (slope,) = torch.autograd.grad(total, model.bias)
+    torch.testing.assert_close(slope, torch.full((2,), -2.0))
+
+
+def batches_of(inputs: Tensor, targets: Tensor, rows: int = 7) -> list[Batch]:
+    pairs = zip(torch.split(inputs, rows), torch.split(targets, rows), strict=True)
+    return [Batch(*pair) for pair in pairs]
+
+
+@pytest.mark.parametrize("classes", [3, 40])
+def test_the_fisher_of_logistic_regression_is_its_closed_form(classes: int) -> None:
+    inputs, targets = drawn(60, 4), torch.zeros(60, dtype=torch.long)
+    model = nn.Linear(4, classes).double()
+    found = ewc.diagonal_fisher(begun(model, batches_of(inputs, targets), classes))
+    p = model(inputs).softmax(1).detach()
+    spread = p * (1 - p)  # of the indicator of each class, in the model's own prediction
+    exact = {
+        "weight": spread.T @ inputs.square() / 60,
+        "bias": spread.mean(0),
+    }
+    for name, expected in exact.items():
+        if classes <= ewc.PARTS:
+            torch.testing.assert_close(found[name], expected)
+        else:  # an estimate
+            assert float((found[name] - expected).norm() / expected.norm()) < 0.3
+            assert float(found[name].sum() / expected.sum()) == pytest.approx(1.0, abs=0.1)
+
+
+def test_the_fisher_of_one_logit_and_of_regression_are_their_closed_forms() -> None:
+    inputs = drawn(30, 4)
+    model = nn.Linear(4, 1).double()
+    given = batches_of(inputs, torch.zeros(30, dtype=torch.long))
+    p = model(inputs).sigmoid().detach()
+    found = ewc.diagonal_fisher(begun(model, given, 2))
+    torch.testing.assert_close(found["weight"], (p * (1 - p) * inputs.square()).mean(0)[None])
+    found = ewc.diagonal_fisher(begun(model, given, None))
+    torch.testing.assert_close(found["weight"], inputs.square().mean(0)[None])
+    torch.testing.assert_close(found["bias"], torch.ones(1).double())
+
+
+def test_the_fisher_reads_256_examples_and_leaves_the_model_as_it_was() -> None:
+    inputs, read = drawn(300, 4).float(), 0
+
+    class Counting(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            nonlocal read
+            read += len(x)
+            assert not self.training
+            return super().forward(x)
+
+    model: Any = nn.Sequential(Counting(4, 5), nn.BatchNorm1d(5), nn.Dropout(0.5), nn.Linear(5, 3))
+    model[1].eval()
+    before = {n: t.clone() for n, t in model.state_dict().items()}
+    state = torch.random.get_rng_state()
+    ewc.diagonal_fisher(begun(model, batches_of(inputs, torch.zeros(300).long(), 100)))
+    assert read == 256
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert model.training and not model[1].training and model[2].training
+    assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_ewc_weighs_the_distance_by_a_fisher_of_mean_one() -> None:
+    inputs = drawn(40, 4)
+    inputs[:, 0] *= 10
+    model = nn.Linear(4, 3).double()
+    at = ewc.anchor(begun(model, batches_of(inputs, torch.zeros(40).long())))
+    flat = torch.cat([each.flatten() for each in at.importance.values()])
+    assert float(flat.mean()) == pytest.approx(1.0)
+    moved = {n: p.detach().clone() for n, p in model.named_parameters()}
+    moved["weight"][1, 0] += 0.1
+    found = penalty("ewc", moved, {"ewc": 2.0}, at)
+    assert float(found) == pytest.approx(float(at.importance["weight"][1, 0]) * 0.01)
+    moved["weight"][1, 0] -= 0.1
+    moved["weight"][1, 1] += 0.1
+    assert float(penalty("ewc", moved, {"ewc": 2.0}, at)) < 0.1 * float(found)
+
+
+def test_ewc_without_any_information_adds_nothing_and_sequences_are_refused() -> None:
+    model = nn.Linear(4, 3)
+    nothing = ewc.anchor(begun(model, batches_of(torch.zeros(8, 4), torch.zeros(8).long()), 3))
+    assert not nothing.importance["weight"].any()
+    inputs = torch.zeros(2, 5, 4)
+    with pytest.raises(HpoError, match=r"\(1, 5, 3\)"):
+        ewc.anchor(begun(model, batches_of(inputs, torch.zeros(2).long())))
+
+
+# -- steps -------------------------------------------------------------------------------------
+
+
+def test_lobster_shrinks_by_the_gradients_of_each_weight() -> None:
+    hook = load("lobster").optimizer
+    assert hook is not None
+    weight = torch.full((1, 5), 2.0, requires_grad=True)
+    weight.grad = torch.tensor([[0.0, 0.25, -0.5, 1.0, -3.0]])
+    parameters = {"w": weight, "bias": torch.ones(2), "unused": torch.ones(2, 2)}
+    hook(parameters, {"lobster": 2.0}, 0.1)
+    shrunk = 2 * (1 - 0.2 * torch.tensor([[1.0, 0.75, 0.5, 0.0, 0.0]]))
+    torch.testing.assert_close(weight.detach(), shrunk)
+    assert torch.equal(parameters["bias"], torch.ones(2))
+    torch.testing.assert_close(parameters["unused"], torch.full((2, 2), 0.8))
+    hook(parameters, {"lobster": 1e9}, 0.1)
+    assert torch.equal(weight.detach()[0, :3], torch.zeros(3))
+    torch.testing.assert_close(weight.detach()[0, 3:], torch.full((2,), 2.0))
+
+
+class Steep(Dense):
+    """Its losses are large, so that weights have gradients near one."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return 30 * super().loss(model, batch)
+
+
+def test_lobster_in_trials_that_are_packed_sees_the_gradients_of_each() -> None:
+    record = {"lobster": load("lobster")}
+    strengths, training = (0.0, 1.0, 4.0), replace(PLAIN, learning_rate=0.01)
+    schedules = [constant(lobster=strength).schedule for strength in strengths]
+    together: dict[int, list[Any]] = {0: [], 1: [], 2: []}
+    for reached in train_together(Steep(), record, schedules, training, 0):
+        for one in reached:
+            together[one.member].append(one.measurement.metrics["val_loss"])
+    decayed = run(Steep(), training, knobs={"weight_decay": 4.0})[-1].metrics["val_loss"]
+    for member, strength in enumerate(strengths):
+        alone = [m.metrics["val_loss"] for m in run(Steep(), training, knobs={"lobster": strength})]
+        assert together[member] == pytest.approx(alone, rel=1e-4)
+        if strength == 4.0:
+            apart = abs(together[member][-1] - alone[-1])
+            assert apart < 0.01 * abs(alone[-1] - decayed)
+
+
+def measured(model: nn.Module, inputs: Tensor, passes: int = 1) -> Mapping[str, Tensor]:
+    """The sensitivities of the rows after so many passes, on these inputs."""
+    record = load("serene")
+    assert record.remember is not None and record.learn is not None
+    memory = record.remember(begun(model, []))
+    rng = torch.Generator().manual_seed(0)
+    batch = Batch(inputs, torch.zeros(len(inputs), dtype=torch.long))
+    seen: Any = type("Seen", (), {"batch": batch, "again": staticmethod(model)})
+    for _ in range(passes):
+        record.learn(memory, seen, {"serene": 1.0}, rng)
+    found: Mapping[str, Tensor] = memory.found
+    return found
+
+
+def test_the_sensitivity_of_serene_is_that_of_one_output_and_a_bound_for_several() -> None:
+    single: Any = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 1)).double()
+    inputs = drawn(50, 4)
+    active = (single[0](inputs) > 0).double()
+    exact = (active * single[2].weight.abs()).mean(0).detach()
+    found = measured(single, inputs)
+    torch.testing.assert_close(found["0.weight"], exact)
+    torch.testing.assert_close(found["2.weight"], torch.ones(1).double())
+    several: Any = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5)).double()
+    active = (several[0](inputs) > 0).double()
+    whole = (active[:, None] * several[2].weight.abs()).mean((0, 1)).detach()
+    found = measured(several, inputs)
+    assert bool((found["0.weight"] <= whole + 1e-12).all())
+    assert bool((found["0.weight"] > 0.2 * whole).all())
+    torch.testing.assert_close(found["2.weight"], torch.full((5,), 0.2).double())
+
+
+def test_a_neuron_that_speaks_for_one_class_as_much_as_against_another_is_sensitive() -> None:
+    model: Any = nn.Sequential(nn.Linear(4, 1), nn.Linear(1, 2)).double()
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[1.0], [-1.0]]))
+    found = measured(model, drawn(400, 4))
+    assert float(found["0.weight"]) == pytest.approx(0.5, abs=0.1)  # its full sensitivity is 1
+
+
+def test_the_sensitivity_of_a_filter_is_that_of_its_bias() -> None:
+    model: Any = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 1)
+    ).double()
+    inputs = drawn(9, 1, 4, 4)
+    slope = [torch.autograd.grad(model(row[None]).sum(), model[0].bias)[0].abs() for row in inputs]
+    torch.testing.assert_close(measured(model, inputs)["0.weight"], torch.stack(slope).mean(0))
+
+
+def test_serene_shrinks_rows_that_do_not_matter_and_measures_every_tenth_pass() -> None:
+    model: Any = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    with torch.no_grad():
+        model[0].bias.copy_(torch.tensor([-100.0, 100.0, 100.0]))  # the first is never active
+        model[2].weight.copy_(torch.tensor([[1.0, 40.0, 0.5], [1.0, 9.0, 0.5]]))
+    record, inputs = load("serene"), drawn(20, 4).float()
+    assert record.optimizer is not None and record.remember is not None
+    memory = record.remember(begun(model, []))
+    before = weights(model)
+    parameters = {n: p.detach() for n, p in model.named_parameters()}
+    record.optimizer(memory, parameters, {"serene": 1.0}, 0.1)
+    assert all(torch.equal(parameters[n], before[n]) for n in before), "nothing is known yet"
+    memory.found = dict(measured(model, inputs))
+    assert float(memory.found["0.weight"][0]) == 0 and float(memory.found["0.weight"][1]) > 1
+    record.optimizer(memory, parameters, {"serene": 1.0}, 0.1)
+    ratio = (parameters["0.weight"] / before["0.weight"]).mean(1)
+    last = 1 - 0.1 * (1 - float(memory.found["0.weight"][2]))
+    torch.testing.assert_close(ratio, torch.tensor([0.9, 1.0, last]))
+    assert torch.equal(parameters["0.bias"], before["0.bias"])
+    for passes, expected in ((1, 1), (10, 1), (11, 2), (30, 3)):
+        calls: list[int] = []
+        handle = model.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        measured(model, inputs, passes)
+        handle.remove()
+        assert len(calls) == expected
+
+
+def test_serene_goes_on_from_a_checkpoint_as_if_it_had_not_stopped(tmp_path: Any) -> None:
+    training = replace(PLAIN, steps=24, evaluations=4)
+    whole = run(Pictures(), training, knobs={"serene": 1.0})
+    path = tmp_path / "checkpoint"
+    generator = train(
+        Pictures(), {"serene": load("serene")}, constant(serene=1.0), training, 0, checkpoint=path
+    )
+    first = [next(generator), next(generator)]
+    generator.close()
+    rest = run(Pictures(), training, knobs={"serene": 1.0}, checkpoint=path)
+    assert numbers(first) == numbers(whole[:2])
+    assert numbers(rest) == numbers(whole)
+
+
+# -- uphill ------------------------------------------------------------------------------------
+
+
+class Bowl(Blobs):
+    """A quadratic: half of the curvature times the squared weight, the same for every example."""
+
+    curvature = torch.tensor([1.0, 3.0, 0.5])
+
+    def model(self, seed: int) -> nn.Module:
+        model = nn.Linear(3, 1, bias=False)
+        self.models.append(model)
+        return model
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        weight: Any = model.weight
+        once: Tensor = 0.5 * (self.curvature * weight.square()).sum()
+        return once.expand(len(batch.targets)) * self.scale(batch)
+
+    def scale(self, batch: Batch) -> Tensor:
+        return torch.ones(len(batch.targets))
+
+
+def stepped(task: Bowl, **knobs: float) -> tuple[Tensor, Tensor]:
+    """The weight before and after one step at a learning rate of 0.1."""
+    start = build(type(task)())
+    run(task, replace(PLAIN, steps=1, evaluations=1), knobs=knobs)
+    (before,), (after,) = start.parameters(), task.models[0].parameters()
+    return before.detach(), after.detach()
+
+
+def test_a_step_of_sam_on_a_quadratic_is_its_closed_form() -> None:
+    before, after = stepped(task := Bowl(), sam=0.4)
+    slope = task.curvature * before
+    uphill = before + 0.4 * slope / slope.norm()
+    torch.testing.assert_close(after, before - 0.1 * task.curvature * uphill)
+
+
+def test_uphill_moves_by_the_strength_along_the_whole_gradient() -> None:
+    hook = load("sam").ascent
+    assert hook is not None
+    parameters = {"a": drawn(3, 2), "b": drawn(4, seed=1), "c": drawn(2, seed=2)}
+    gradients = {"a": 1e-30 * drawn(3, 2, seed=3), "b": 1e-30 * drawn(4, seed=4)}
+    moved = hook(parameters, gradients, {"sam": 0.7})
+    assert list(moved) == list(parameters) and moved["c"] is parameters["c"]
+    steps = torch.cat([(moved[n] - parameters[n]).flatten() for n in ("a", "b")])
+    assert float(steps.norm()) == pytest.approx(0.7)
+    along = torch.cat([gradients[n].flatten() for n in ("a", "b")])
+    assert float(functional.cosine_similarity(steps, along * 1e30, dim=0)) == pytest.approx(1.0)
+    for nothing in (0.0, torch.tensor(0.0)):
+        off = hook(parameters, gradients, {"sam": nothing})
+        assert all(torch.equal(off[n], parameters[n]) for n in parameters)
+    flat = hook(parameters, {n: torch.zeros_like(p) for n, p in parameters.items()}, {"sam": 0.7})
+    assert all(torch.equal(flat[n], parameters[n]) for n in parameters)
+    assert hook(parameters, {}, {"sam": 0.7}) == parameters
+
+
+def test_rare_classes_are_those_below_a_share_of_the_mean() -> None:
+    record = load("imbsam")
+    assert record.remember is not None and record.rows is not None
+    targets = torch.tensor([0] * 12 + [1] * 5 + [2] * 1)
+    model = nn.Linear(2, 3)
+    found = record.remember(begun(model, batches_of(torch.zeros(18, 2), targets)))
+    assert found.tolist() == [12, 5, 1]
+    some = Batch(torch.zeros(4, 2), torch.tensor([0, 1, 2, 1]))
+    for tail, expected in ((0.1, []), (0.5, [2]), (1.0, [1, 2, 3]), (3.0, [0, 1, 2, 3])):
+        chosen = record.rows(found, some, {"imbsam": 1.0, "imbsam_tail": tail})
+        assert chosen.dtype == torch.bool and chosen.nonzero().flatten().tolist() == expected
+    soft = some._replace(targets=functional.one_hot(some.targets, 3).float())
+    chosen = record.rows(found, soft, {"imbsam": 1.0, "imbsam_tail": torch.tensor(0.5)})
+    assert chosen.tolist() == [False, False, True, False]
+    with pytest.raises(HpoError, match="class numbers"):
+        record.remember(begun(model, [some], None))
+
+
+class Lopsided(Bowl):
+    """Class 2 is rare, and its losses count three times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        inputs, targets = self.data["train"]
+        targets = torch.tensor([0, 1] * 21 + [2] * 3)
+        self.data["train"] = (inputs, targets)
+
+    def batches(self, split: str, rng: torch.Generator) -> Iterator[Any]:
+        inputs, targets = self.data[split]
+        yield inputs, targets
+
+    def scale(self, batch: Batch) -> Tensor:
+        return torch.where(batch.targets == 2, 3.0, 1.0)
+
+
+def test_a_step_of_imbsam_is_uphill_for_rare_classes_alone() -> None:
+    before, after = stepped(task := Lopsided(), imbsam=0.4, imbsam_tail=0.5)
+    slope = task.curvature * before
+    uphill = task.curvature * (before + 0.4 * slope / slope.norm())
+    mean = (42 * slope + 3 * 3 * uphill) / 45
+    torch.testing.assert_close(after, before - 0.1 * mean)
+    before, after = stepped(task := Lopsided(), imbsam=0.4, imbsam_tail=0.1)
+    torch.testing.assert_close(after, before - 0.1 * (42 + 9) / 45 * task.curvature * before)
+
+
+# -- types -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_strengths_in_every_shape_mean_the_same_and_single_precision_stays(name: str) -> None:
+    model = Pictures().model(0)
+    (record,) = bound({name: load(name)}, beginning(Pictures(), model, 0, CPU))[0].values()
+    results = []
+    for shape in ("float", "0-d", "(B,)"):
+        torch.manual_seed(0)
+        parameters = {n: p.detach() + 0.1 for n, p in model.named_parameters()}
+        given: dict[str, Any] = middling(name)
+        if shape != "float":
+            given = {k: torch.tensor(v) for k, v in given.items()}
+        if shape == "(B,)":
+            given = {k: v.expand(6) for k, v in given.items()}
+        found: list[Tensor] = []
+        if record.penalty:
+            found.append(record.penalty(parameters, given))
+        if record.parameter:
+            found += record.parameter(parameters, given, torch.Generator()).values()
+        if record.ascent:
+            gradients = {n: torch.ones_like(p) for n, p in parameters.items()}
+            found += record.ascent(parameters, gradients, given).values()
+        if record.optimizer:
+            record.optimizer(parameters, given, 0.1)
+            found += parameters.values()
+        assert all(tensor.dtype == torch.float32 for tensor in found)
+        results.append(torch.cat([tensor.flatten() for tensor in found]))
+    torch.testing.assert_close(results[1], results[0])
+    torch.testing.assert_close(results[2], results[0])
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_the_gradient_of_a_penalty_in_its_strength_is_what_it_adds(name: str) -> None:
+    model = Pictures().model(0).double()
+    start = begun(model, batches_of(drawn(14, 1, 6, 6), torch.zeros(14).long()))
+    (record,) = bound({name: load(name)}, start)[0].values()
+    assert record.penalty is not None and record.differentiable
+    parameters = {n: p.detach() + 0.1 for n, p in model.named_parameters()}
+    for knob, value in middling(name).items():
+
+        def total(strength: Tensor, knob: str = knob) -> Tensor:
+            assert record.penalty is not None
+            found: Tensor = record.penalty(parameters, {**middling(name), knob: strength})
+            return found
+
+        at = torch.tensor(0.9 * value, dtype=torch.float64)
+        assert float(gradient(total, at)) != 0
+        torch.testing.assert_close(gradient(total, at), slopes(total, at), rtol=1e-5, atol=1e-8)
