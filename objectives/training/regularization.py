@@ -220,6 +220,11 @@ class Regularization:
         assert record is not None and record.ascent is not None
         return record.ascent(parameters, gradients, self._all(knobs))
 
+    def uphill_rows(self, batch: Batch, knobs: Knobs) -> Tensor | None:
+        """Which examples' losses that gradient is of, (B,); None: all."""
+        record = self.ascending
+        return record.rows(batch, self._all(knobs)) if record and record.rows else None
+
     def in_force(self, knobs: Knobs | None) -> None:
         """Says what holds in the coming forward pass, at the sites and for the weights.
 
