@@ -39,8 +39,8 @@ class Operation:
     largest amount; `off` is zero. full: the amount at magnitude 1 of a policy. ways: amounts go
     "one" way, from zero on, or "both" ways, or are a "switch", 0 or 1, whose strength is the
     probability of 1. valued: it works on values in [0, 1], to which inputs are scaled. channels:
-    how many it needs, or None. differentiable: the result has a useful gradient in the amounts; with surrogate it is
-    that of a smoother change.
+    how many it needs, or None. differentiable: the result has a useful gradient in the amounts;
+    with surrogate it is that of a smoother change.
     """
 
     kind: Kind
