@@ -24,8 +24,7 @@ def backward_uphill(run: "Run", batch: Batch, knobs: Mapping[str, Any]) -> tuple
     """
     draws = run.noise.get_state(), run.streams.now()
     losses, added = run.regularization.loss(run.model, batch, knobs)
-    rows = run.regularization.uphill(batch, knobs)
-    _check(losses, rows)
+    rows = _rows(run, batch, losses, knobs)
     uphill, rest = _split(losses, rows)
     penalty = run.regularization.penalty(run.effective(), knobs)
     for part in (added, penalty):
@@ -59,14 +58,18 @@ def backward_uphill(run: "Run", batch: Batch, knobs: Mapping[str, Any]) -> tuple
     return mean, mean if penalty is None else mean + penalty
 
 
-def _check(losses: Tensor, rows: Tensor | None) -> None:
-    """HpoError where rows are to be taken apart and the task gave one number for all."""
-    if rows is not None and losses.shape != rows.shape:
+def _rows(run: "Run", batch: Batch, losses: Tensor, knobs: Mapping[str, Any]) -> Tensor | None:
+    """Which examples' losses are taken uphill, (B,); None: all."""
+    rows = run.regularization.uphill_rows(batch, knobs)
+    if rows is None:
+        return None
+    if losses.shape != (len(batch.targets),):
         raise HpoError(
             "a step that takes the gradient of some examples uphill needs the loss of each",
             hint='let the task\'s loss give them (reduction="none"), or leave this knob out',
             code="bad-loss",
         )
+    return rows
 
 
 def _split(losses: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
