@@ -7,6 +7,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from toy_tasks import Blobs, constant, numbers, regularizers, run, weights
 
+from hpo.bilevel.stn import lookahead
 from objectives.training.beginning import beginning, bound
 from objectives.training.loop import train
 from objectives.training.options import Training
@@ -47,7 +49,7 @@ ASCENTS = ("imbsam", "sam")
 ALL = (*PENALTIES, *STEPS, *ASCENTS, "weight_compander")
 CPU = torch.device("cpu")
 PLAIN = Training(
-    steps=6, evaluations=2, optimizer="sgd", learning_rate=0.1, learning_rate_schedule="constant"
+    steps=4, evaluations=1, optimizer="sgd", learning_rate=0.1, learning_rate_schedule="constant"
 )
 
 
@@ -169,6 +171,14 @@ def middling(name: str) -> dict[str, float]:
     return found
 
 
+@cache
+def unregularized(kind: str, training: Training) -> dict[str, Tensor]:
+    """The weights of a model that was trained without any regularizer."""
+    task = TASKS[kind]()
+    run(task, training)
+    return weights(task.models[0])
+
+
 @pytest.mark.parametrize("kind", TASKS)
 @pytest.mark.parametrize("name", ALL)
 def test_it_acts_in_training_of_every_kind_of_model_and_off_it_does_not(
@@ -182,13 +192,12 @@ def test_it_acts_in_training_of_every_kind_of_model_and_off_it_does_not(
     knobs: dict[str, Any] = middling(name)
     if name == "imbsam":
         knobs["imbsam_tail"] = 1.0  # the classes are nearly balanced
-    plain, acted, off = TASKS[kind](), TASKS[kind](), TASKS[kind]()
-    run(plain, training)
+    acted, off = TASKS[kind](), TASKS[kind]()
     found = run(acted, training, knobs=knobs)
     assert all(math.isfinite(m.metrics["val_loss"]) for m in found)
     run(off, training, knobs={**knobs, name: 0.0})
     changed = False
-    for key, expected in weights(plain.models[0]).items():
+    for key, expected in unregularized(kind, training).items():
         if name in ASCENTS:  # its gradient is summed up in another order
             torch.testing.assert_close(weights(off.models[0])[key], expected)
         else:
@@ -731,6 +740,17 @@ def test_lobster_shrinks_by_the_gradients_of_each_weight() -> None:
     hook(parameters, {"lobster": 1e9}, 0.1)
     assert torch.equal(weight.detach()[0, :3], torch.zeros(3))
     torch.testing.assert_close(weight.detach()[0, 3:], torch.full((2,), 2.0))
+
+
+def test_a_step_that_is_tried_on_copies_sees_their_gradients() -> None:
+    hook = load("lobster").optimizer
+    assert hook is not None
+    weight = torch.full((1, 2), 2.0, requires_grad=True)
+    weight.grad = torch.tensor([[0.0, 1.0]])
+    by_loss = {"w": torch.tensor([[1.0, 100.0]])}
+    found = lookahead.change(hook, {"w": weight}, by_loss, {"lobster": 1.0}, 0.5)
+    assert found == pytest.approx(-1.0)
+    assert weight.detach().tolist() == [[2.0, 2.0]]
 
 
 class Steep(Dense):

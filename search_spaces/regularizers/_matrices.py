@@ -42,15 +42,16 @@ def smallest(sizes: Tensor, share: Strength) -> Tensor:
     """How far each entry belongs to the smallest `share` of a vector: 1, 0, or between for one.
 
     With the entries in order the one of rank r (from 0) belongs by clamp(share * n - r, 0, 1), so
-    that a sum over those that belong changes continuously with the share and with the entries.
+    that a sum over those that belong changes continuously with the share and with the entries. The
+    last one has no upper end, which only gives the share 1 a slope on both sides.
     """
     import torch
 
     places = torch.arange(len(sizes), device=sizes.device)
     order = sizes.detach().argsort(stable=True)
     rank = torch.empty_like(order).scatter(0, order, places)
-    belongs: Tensor = pooled(share) * len(sizes) - rank.to(sizes.dtype)
-    return belongs.clamp(0.0, 1.0)
+    belongs: Tensor = (pooled(share) * len(sizes) - rank.to(sizes.dtype)).clamp(min=0.0)
+    return torch.where(rank == len(sizes) - 1, belongs, belongs.clamp(max=1.0))
 
 
 def scaled_sum(strength: Strength, terms: Sequence[Tensor]) -> Tensor:

@@ -43,7 +43,7 @@ def _is_gain(name: str, parameter: Tensor) -> bool:
 REGULARIZER = Regularizer(
     knobs={
         "masked_l1": Float(1e-6, 0.1, scale="log", start=1e-4, off=0.0, limits=(0.0, float("inf"))),
-        "masked_l1_share": Float(0.2, 0.8, start=0.5, limits=(0.0, 1.0)),
+        "masked_l1_share": Float(0.2, 0.8, start=0.4, limits=(0.0, 1.0)),
     },
     penalty=penalty,
     differentiable=True,

@@ -30,7 +30,7 @@ def penalty(parameters: Mapping[str, Tensor], h: Strengths) -> Tensor:
 
 
 def _kept(matrix: Tensor, share: Strength) -> Tensor:
-    if isinstance(share, float) and share >= 1:
+    if isinstance(share, float) and share == 1:
         return matrix  # saves the sorting
     return matrix * smallest(matrix.abs().flatten(), share).view_as(matrix)
 
