@@ -81,7 +81,7 @@ def teacher(beginning: Beginning, user: str) -> Frozen:
 def divergence(taught: Tensor, logits: Tensor, temperature: Strength, user: str) -> Tensor:
     """T^2 KL(softmax(taught / T) || softmax(logits / T)) of each example, shape (B,).
 
-    With T^2 the gradient in the logits keeps its size as T grows (Hinton et al. 2015, section 2).
+    With T^2 the gradient in the logits keeps its size as T grows (Hinton et al. 2015).
     HpoError if the two are not of the same classes.
     """
     if taught.shape != logits.shape:

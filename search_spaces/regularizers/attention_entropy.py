@@ -20,7 +20,7 @@ KNOB = "attention_entropy"
 def reward(seen: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     """-strength * the mean over layers, heads and queries of H(attention), shape (B,).
 
-    (AEM, Zhang et al. 2025, equation 7, there of the one attention that pools a bag.) HpoError for
+    (AEM, Zhang et al. 2024, there of the one attention that pools a bag.) HpoError for
     a model without attention layers.
     """
     import torch

@@ -21,7 +21,7 @@ def agree(memory: ExampleMemory, seen: Pass, h: Strengths, rng: torch.Generator)
     """elr * log(1 - <p, t>) with p the prediction and t its running target, shape (B,).
 
     t = elr_memory * t_before + (1 - elr_memory) * p, where p has no gradient and t_before is zero
-    for an example not seen before (Liu et al. 2020, equations 6 and 9; <p, t> is taken
+    for an example not seen before (Liu et al. 2020; <p, t> is taken
     1 - 1e-4 times, where they clip p). The gradient in the logits is
     p_c / (1 - <p, t>) * (<p, t> - t_c), which pulls towards the classes of t. At a wrong label of
     two classes in question and t sure of the other one it is minus that of the cross-entropy, so

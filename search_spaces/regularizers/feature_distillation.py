@@ -19,7 +19,7 @@ KNOB = "feature_distillation"
 def follow(teacher: Frozen, seen: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     """strength * the squared distance of model and teacher in embedding space, shape (B,).
 
-    With embeddings of the same width D it is |e - e'|^2 / D (Romero et al. 2015, equation 3; with
+    With embeddings of the same width D it is |e - e'|^2 / D (Romero et al. 2015; with
     the model's own earlier training as teacher, Lee et al. 2023 regularize further pre-training
     so). With different widths, which no distance compares, it is for each example the mean over
     the batch of (cos(e_i, e_j) - cos(e'_i, e'_j))^2, as in Tung and Mori (2019), with cosines for

@@ -19,7 +19,7 @@ KNOB, TEMPERATURE = "lwf", "lwf_temperature"
 def stay(start: Start, seen: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     """lwf * T^2 KL(start at T || model at T) of each example, shape (B,).
 
-    (Li and Hoiem 2018, equation 2, whose cross-entropy has the same gradient; T^2 as Hinton et
+    (Li and Hoiem 2018, whose cross-entropy has the same gradient; T^2 as Hinton et
     al. 2015 scale it.) Start is a copy of the model with the weights the run begins with: it is of
     use where these were trained before, on an earlier task.
     """

@@ -19,7 +19,7 @@ KNOB, TEMPERATURE = "mean_entropy", "mean_entropy_temperature"
 def reward(seen: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     """-strength * H(mean over the batch of softmax(outputs / T)), one number.
 
-    (Wen et al. 2023, section 4.2, against predictions that favour some classes.) The entropy is
+    (Wen et al. 2023, against predictions that favour some classes.) The entropy is
     largest where the classes are equally frequent: it fits data in which they are.
     """
     mean = (seen.logits(KNOB) / pooled(h[TEMPERATURE])).softmax(1).mean(0)

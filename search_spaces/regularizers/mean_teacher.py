@@ -71,7 +71,7 @@ def agree(average: Average, seen: Pass, h: Strengths, rng: torch.Generator) -> T
 
     z' are the outputs, for the same inputs and without dropout, of the model with weights
     memory * average + (1 - memory) * now, which become the average after the step (Tarvainen and
-    Valpola 2017, equations 1 and 2, there with other noise on the teacher's inputs). They are
+    Valpola 2017, there with other noise on the teacher's inputs). They are
     constants to the weights, not to the memory.
     """
     predicted = seen.logits(KNOB).softmax(1)

@@ -19,7 +19,7 @@ KNOB = "prediction_entropy"
 def reward(seen: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     """-strength * H(softmax(outputs)) of each example, shape (B,).
 
-    Above zero it is the confidence penalty of Pereyra et al. (2017, section 3), below zero the
+    Above zero it is the confidence penalty of Pereyra et al. (2017), below zero the
     entropy minimisation of Grandvalet and Bengio (2005). One knob has both signs, on a linear
     scale, so that a search can find which helps.
     """

@@ -23,7 +23,7 @@ def refine(memory: ExampleMemory, seen: Pass, h: Strengths, rng: torch.Generator
 
     As cross-entropy is linear in the target, this turns that of y into that of
     (1 - share) y + share * p, with p what was predicted when the example was last trained on
-    (PS-KD, Kim et al. 2021, equation 4); zero for an example not seen before. There the share
+    (PS-KD, Kim et al. 2021); zero for an example not seen before. There the share
     grows in proportion to the epoch: `self_distillation: {schedule: linear}` searches its first
     and its last value. The closed form of a good share is `mixing_weight`.
     """

@@ -16,7 +16,7 @@ KNOB = "spectral_decoupling"
 
 
 def shrink(seen: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
-    """strength / 2 * |outputs|^2 of each example, shape (B,) (Pezeshki et al. 2021, equation 17).
+    """strength / 2 * |outputs|^2 of each example, shape (B,) (Pezeshki et al. 2021).
 
     In place of weight decay it lets a network that cross-entropy starves learn more than its
     strongest feature. It holds logits near zero, one (B, 1) as well as C of them.
