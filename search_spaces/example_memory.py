@@ -34,7 +34,7 @@ class ExampleMemory:
     def __init__(self, keys: Tensor, width: int) -> None:
         import torch
 
-        self._keys = keys.unique()  # sorted
+        self._keys = torch.unique(keys)  # sorted
         # One more row takes what belongs to no example, and is never seen.
         rows = len(self._keys) + 1
         self._values = torch.zeros(rows, width, device=keys.device)

@@ -6,6 +6,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from search_spaces.errors import HpoError
+from search_spaces.passes import embedding
 from search_spaces.regularizer import Strength, spread
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ class Frozen:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module.eval().requires_grad_(False)
-        self._last = _last_linear(module)
+        self._linear = _linear(module)
 
     def outputs(self, inputs: Tensor) -> Tensor:
         """What it puts out for these inputs; a constant to every derivative."""
@@ -31,21 +32,18 @@ class Frozen:
 
     def embedding(self, inputs: Tensor, user: str) -> Tensor:
         """What its last linear layer is given, one row (B, D) for each example; else HpoError."""
-        kept: list[Tensor] = []
-        if self._last is not None:
-            handle = self._last.register_forward_pre_hook(lambda _, given: kept.append(given[0]))
-            try:
-                self.outputs(inputs)
-            finally:
-                handle.remove()
-        if not kept or len(kept[-1]) != len(inputs):
-            raise HpoError(
-                f"{user} works on what the last nn.Linear of the teacher is given, one row for"
-                " each example, and this teacher has no such layer",
-                hint="use distillation, which compares outputs, or leave its knobs out",
-                code="unsuited-model",
-            )
-        return kept[-1].flatten(1)
+        given: list[Tensor | None] = [None]
+
+        def note(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+            given[0] = arguments[0]
+
+        notes = [layer.register_forward_pre_hook(note) for layer in self._linear]
+        try:
+            self.outputs(inputs)
+        finally:
+            for each in notes:
+                each.remove()
+        return embedding(given[0], len(inputs), f"{user}, of the teacher,")
 
 
 class Start(Frozen):
@@ -64,7 +62,7 @@ class Start(Frozen):
 
 
 def teacher(beginning: Beginning, user: str) -> Frozen:
-    """The teacher that the task brings, on the run's device; HpoError if it brings none.
+    """The teacher that the task brings; HpoError if it brings none.
 
     It is no part of checkpoints: a run that goes on asks the task for it again.
     """
@@ -75,7 +73,7 @@ def teacher(beginning: Beginning, user: str) -> Frozen:
             " the same inputs; self_distillation, mean_teacher and lwf need none",
             code="no-teacher",
         )
-    return Frozen(beginning.teacher.to(beginning.device))
+    return Frozen(beginning.teacher)
 
 
 def divergence(taught: Tensor, logits: Tensor, temperature: Strength, user: str) -> Tensor:
@@ -98,8 +96,7 @@ def divergence(taught: Tensor, logits: Tensor, temperature: Strength, user: str)
     return spread(temperature, apart) ** 2 * apart
 
 
-def _last_linear(module: nn.Module) -> nn.Module | None:
+def _linear(module: nn.Module) -> list[nn.Linear]:
     from torch import nn
 
-    linear = [part for part in module.modules() if isinstance(part, nn.Linear)]
-    return linear[-1] if linear else None
+    return [part for part in module.modules() if isinstance(part, nn.Linear)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from search_spaces.domains import Float
@@ -19,69 +18,75 @@ KNOB, MEMORY = "mean_teacher", "mean_teacher_memory"
 
 
 class Average:
-    """A copy of the model whose weights are a moving average of those of the run."""
+    """A moving average of the weights of a run, and the weights that it takes in next."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._copy = copy.deepcopy(model).eval().requires_grad_(False)
+        self._average = copy.deepcopy(model).eval().requires_grad_(False)
+        self._trained = [name for name, p in model.named_parameters() if p.requires_grad]
+        named = dict(self._average.named_parameters())
+        self._latest = {name: named[name].clone() for name in self._trained}
 
-    def outputs(self, inputs: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-        """What the copy puts out with these weights; its norms use averages of their own."""
+    def outputs(self, inputs: Tensor, memory: Strength) -> Tensor:
+        """What the model puts out with memory * average + (1 - memory) * latest weights, in
+        evaluation mode."""
         import torch
 
-        result: Tensor = torch.func.functional_call(self._copy, dict(weights), (inputs.detach(),))
+        weights = self._blended(memory)
+        result: Tensor = torch.func.functional_call(self._average, weights, (inputs.detach(),))
         return result
 
-    def blended(self, model: nn.Module, memory: Strength) -> dict[str, Tensor]:
-        """memory * average + (1 - memory) * now, of each trained weight of a model."""
-        now = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        kept = {name: p for name, p in self._copy.named_parameters() if name in now}
-        if kept.keys() != now.keys() or any(kept[n].shape != p.shape for n, p in now.items()):
-            raise HpoError(
-                f"{KNOB} averages the weights of the model, and these are not those that it began"
-                " with",
-                hint="leave its knobs out of the space where a method replaces the layers",
-                code="unsuited-model",
-            )
-        return {name: memory * kept[name] + (1 - memory) * p.detach() for name, p in now.items()}
-
     def follow(self, model: nn.Module, memory: Strength) -> None:
-        """Moves the average, and those of norms, towards the model."""
+        """Takes in the latest weights, and the running averages of norms; those of the model are
+        the latest then. HpoError if it has other weights than it began with."""
         import torch
 
-        own = dict(self._copy.named_parameters()) | dict(self._copy.named_buffers())
-        buffers = dict(model.named_buffers())
+        weights, buffers = dict(model.named_parameters()), dict(model.named_buffers())
+        own = dict(self._average.named_parameters()) | dict(self._average.named_buffers())
+        if not {*own} <= {*weights, *buffers}:
+            raise HpoError(
+                f"{KNOB} averages the weights of the model, and it has others than it began with",
+                hint="leave its knobs out of the space where a method replaces layers",
+                code="unsuited-model",
+            )
         with torch.no_grad():
-            for name, value in self.blended(model, memory).items():
-                own[name].copy_(value)
+            for name, blend in self._blended(memory).items():
+                own[name].copy_(blend)
+                self._latest[name].copy_(weights[name])
             for name, value in buffers.items():
                 share = memory if value.is_floating_point() else 0.0
                 own[name].copy_(share * own[name] + (1 - share) * value)
 
     def state_dict(self) -> dict[str, Any]:
-        """The averages."""
-        return self._copy.state_dict()
+        """The average and the latest weights."""
+        return {"average": self._average.state_dict(), "latest": dict(self._latest)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from saved averages."""
-        self._copy.load_state_dict(state)
+        """Goes on from a saved state."""
+        self._average.load_state_dict(state["average"])
+        for name, value in self._latest.items():
+            value.copy_(state["latest"][name])
+
+    def _blended(self, memory: Strength) -> dict[str, Tensor]:
+        named = dict(self._average.named_parameters())
+        return {n: memory * named[n] + (1 - memory) * p for n, p in self._latest.items()}
 
 
 def agree(average: Average, seen: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     """strength * the mean over the batch of |softmax(z) - softmax(z')|^2, one number.
 
-    z' are the outputs, for the same inputs and without dropout, of the model with weights
-    memory * average + (1 - memory) * now, which become the average after the step (Tarvainen and
-    Valpola 2017, there with other noise on the teacher's inputs). They are
-    constants to the weights, not to the memory.
+    z' are the outputs for the same inputs, without dropout, of the model with the weights
+    memory * average + (1 - memory) * those of this step, which are the next average (Tarvainen
+    and Valpola 2017, there with other noise on the teacher's inputs). They are constants to the
+    weights, not to the memory.
     """
     predicted = seen.logits(KNOB).softmax(1)
-    weights = average.blended(seen.model, pooled(h[MEMORY]))
-    taught = average.outputs(seen.batch.inputs, weights).softmax(1)
-    return pooled(h[KNOB]) * (predicted - taught.to(predicted.dtype)).square().sum(1).mean()
+    taught = average.outputs(seen.batch.inputs, pooled(h[MEMORY])).softmax(1)
+    apart = (predicted - taught.to(predicted.dtype)).square().sum(1)
+    return pooled(h[KNOB]) * apart.mean()
 
 
 def follow(average: Average, seen: Pass, h: Strengths, rng: torch.Generator) -> None:
-    """Moves the average towards the weights of the step."""
+    """Moves the average on after a step."""
     average.follow(seen.model, pooled(h[MEMORY]))
 
 
