@@ -21,9 +21,9 @@ def follow(teacher: Frozen, seen: Pass, h: Strengths, rng: torch.Generator) -> T
     """share * (T^2 KL(teacher at T || model at T) - CE(target)) of each example, shape (B,).
 
     It turns a loss of cross-entropy into (1 - share) CE + share * T^2 KL (Hinton et al. 2015).
-    At T = 1 its gradient is that of targets of which the teacher's prediction has this share. The teacher sees what the model sees, augmentations included, in evaluation mode,
-    so that strong augmentations show it more of the teacher (as in HARD, Nix et al. 2023, which
-    trains them to that end).
+    At T = 1 its gradient is that of targets of which the teacher's prediction has this share. The
+    teacher sees what the model sees, augmentations included, in evaluation mode, so that strong
+    ones show more of it (HARD, Nix et al. 2023, trains augmentations to that end).
     """
     plain = cross_entropy(seen, KNOB)
     taught = teacher.outputs(seen.batch.inputs)

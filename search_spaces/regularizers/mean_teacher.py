@@ -22,9 +22,10 @@ class Average:
 
     def __init__(self, model: nn.Module) -> None:
         self._average = copy.deepcopy(model).eval().requires_grad_(False)
-        self._trained = [name for name, p in model.named_parameters() if p.requires_grad]
-        named = dict(self._average.named_parameters())
-        self._latest = {name: named[name].clone() for name in self._trained}
+        trained = {name for name, p in model.named_parameters() if p.requires_grad}
+        named = self._average.named_parameters()
+        self._weights = {name: p for name, p in named if name in trained}
+        self._latest = {name: p.clone() for name, p in self._weights.items()}
 
     def outputs(self, inputs: Tensor, memory: Strength) -> Tensor:
         """What the model puts out with memory * average + (1 - memory) * latest weights, in
@@ -40,9 +41,9 @@ class Average:
         the latest then. HpoError if it has other weights than it began with."""
         import torch
 
-        weights, buffers = dict(model.named_parameters()), dict(model.named_buffers())
-        own = dict(self._average.named_parameters()) | dict(self._average.named_buffers())
-        if not {*own} <= {*weights, *buffers}:
+        now = dict(model.named_parameters()) | dict(model.named_buffers())
+        averages = dict(self._average.named_buffers())
+        if not {*self._latest, *averages} <= {*now}:
             raise HpoError(
                 f"{KNOB} averages the weights of the model, and it has others than it began with",
                 hint="leave its knobs out of the space where a method replaces layers",
@@ -50,11 +51,11 @@ class Average:
             )
         with torch.no_grad():
             for name, blend in self._blended(memory).items():
-                own[name].copy_(blend)
-                self._latest[name].copy_(weights[name])
-            for name, value in buffers.items():
+                self._weights[name].copy_(blend)
+                self._latest[name].copy_(now[name])
+            for name, value in averages.items():
                 share = memory if value.is_floating_point() else 0.0
-                own[name].copy_(share * own[name] + (1 - share) * value)
+                value.copy_(share * value + (1 - share) * now[name])
 
     def state_dict(self) -> dict[str, Any]:
         """The average and the latest weights."""
@@ -67,8 +68,8 @@ class Average:
             value.copy_(state["latest"][name])
 
     def _blended(self, memory: Strength) -> dict[str, Tensor]:
-        named = dict(self._average.named_parameters())
-        return {n: memory * named[n] + (1 - memory) * p for n, p in self._latest.items()}
+        latest = self._latest.items()
+        return {n: memory * self._weights[n] + (1 - memory) * p for n, p in latest}
 
 
 def agree(average: Average, seen: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
