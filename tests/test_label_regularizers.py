@@ -8,7 +8,8 @@ from __future__ import annotations
 import copy
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from search_spaces import Batch, HpoError, catalogue
+from objectives.digits import Digits
+from objectives.training.loop import train
+from objectives.training.measurement import Measurement
+from objectives.training.options import Training
+from objectives.training.tuner import Follow
+from search_spaces import Batch, HpoError, Regularizer, Schedule, SearchSpace, catalogue
 from search_spaces.example_memory import ExampleMemory, class_memory, fingerprints
 from search_spaces.frozen import Frozen, Start, divergence
 from search_spaces.passes import Beginning, Pass
@@ -599,3 +605,145 @@ def test_targets_of_a_regression_are_refused(name: str) -> None:
     single = seen(drawn(ROWS, 1), targets=drawn(ROWS))
     with pytest.raises(HpoError, match=f"{name} needs outputs"):
         hook(name)(kept, single, h, RNG)
+
+
+# In training.
+
+
+class Small:
+    """Four noisy clusters as sequences of 8 numbers, under one of three networks."""
+
+    classes = CLASSES
+    name = "small"
+
+    def __init__(self, network: str) -> None:
+        self.network = network
+        self.models: list[nn.Module] = []
+        rng = torch.Generator().manual_seed(5)
+        self.data = {}
+        for split in ("train", "validation", "test"):
+            targets = torch.randint(0, CLASSES, (30,), generator=rng)
+            centres = torch.eye(CLASSES).repeat(1, 2)[targets]
+            self.data[split] = Batch(torch.randn(30, 8, generator=rng) + 1.5 * centres, targets)
+
+    def model(self, seed: int) -> nn.Module:
+        self.models.append({"mlp": mlp, "cnn": cnn, "transformer": Transformer}[self.network]())
+        return self.models[-1]
+
+    def teacher(self, seed: int) -> nn.Module:
+        return mlp(24)
+
+    def batches(self, split: str, rng: torch.Generator) -> Iterator[Batch]:
+        inputs, targets = self.data[split]
+        for part in torch.randperm(30, generator=rng).split(8):
+            yield Batch(inputs[part], targets[part])
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return functional.cross_entropy(model(batch.inputs), batch.targets, reduction="none")
+
+
+def mlp(width: int = 16) -> nn.Module:
+    return nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Dropout(0.3), nn.Linear(width, CLASSES))
+
+
+def cnn() -> nn.Module:
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8)), nn.Conv1d(1, 6, 3, padding=1), nn.BatchNorm1d(6), nn.ReLU(),
+        nn.Dropout1d(0.2), nn.Flatten(), nn.Linear(48, CLASSES),
+    )  # fmt: skip
+
+
+class Transformer(nn.Module):
+    """Eight tokens of one number each, one layer, the mean of the tokens classified."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(1, 12)
+        self.place = nn.Parameter(torch.randn(8, 12))
+        self.layer = nn.TransformerEncoderLayer(12, 2, 16, dropout=0.1, batch_first=True)
+        self.head = nn.Linear(12, CLASSES)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        tokens = self.embed(inputs[:, :, None]) + self.place
+        return self.head(self.layer(tokens).mean(1))  # type: ignore[no-any-return]
+
+
+def outcome(network: str, steps: int = 9, **knobs: Any) -> tuple[list[Any], dict[str, Tensor]]:
+    """The measurements of a short run under these knobs, and the weights it ends with."""
+    task = Small(network)
+    measured = numbers_of(train(task, used(knobs), following(knobs), Training(steps=steps,
+        evaluations=3, learning_rate=0.02), 3))  # fmt: skip
+    return measured, task.models[0].state_dict()
+
+
+def used(knobs: Mapping[str, Any]) -> dict[str, Regularizer]:
+    records = catalogue.records().items()
+    return {name: record for name, record in records if {*knobs} & {*record.knobs}}
+
+
+def following(knobs: Mapping[str, Any]) -> Follow:
+    domains = {knob: catalogue.knobs()[knob] for knob in knobs}
+    return Follow(Schedule.constant(SearchSpace({}), {}).pin(domains, dict(knobs)))
+
+
+def numbers_of(measured: Iterator[Measurement]) -> list[Any]:
+    return [(m.step, m.metrics) for m in measured]
+
+
+@pytest.mark.parametrize("network", ["mlp", "cnn", "transformer"])
+def test_in_training_off_changes_no_bit_and_on_changes_the_weights(network: str) -> None:
+    plain, weights = outcome(network, dropout=0.2)
+    for name in NAMES:
+        if name == "attention_entropy" and network != "transformer":
+            with pytest.raises(HpoError, match="no attention layer"):
+                outcome(network, attention_entropy=0.1)
+            continue
+        strength = {"acls": 0.5, "acls_margin": 0.1} if name == "acls" else {name: 0.7}
+        measured, after = outcome(network, dropout=0.2, **dict.fromkeys(strength, 0.0))
+        if name == "attention_entropy":  # to see the weights torch computes them another way
+            for (_, found), (_, expected) in zip(measured, plain, strict=True):
+                assert found == pytest.approx(expected, rel=1e-4)
+        else:
+            assert measured == plain, name
+            assert all(torch.equal(value, after[key]) for key, value in weights.items()), name
+        measured, after = outcome(network, dropout=0.2, **strength)
+        assert all(math.isfinite(value) for _, metrics in measured for value in metrics.values())
+        changed = [key for key, value in weights.items() if not torch.equal(value, after[key])]
+        assert changed, name
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("name", [*REMEMBERING, "distillation"])
+def test_a_killed_run_goes_on_with_the_same_bits(name: str, tmp_path: Path) -> None:
+    knobs = {name: 0.5, "dropout": 0.3, "input_noise": 0.2}
+    training = Training(steps=24, evaluations=4, learning_rate=5e-3)
+
+    class Taught(Digits):
+        dies_at = 0
+
+        def teacher(self, seed: int) -> nn.Module:
+            return self.model(seed)
+
+        def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+            object.__setattr__(self, "dies_at", self.dies_at - model.training)
+            if self.dies_at == 0:
+                raise Killed
+            return super().loss(model, batch)
+
+    def run(dies_at: int, path: Path | None) -> list[Any]:
+        task = Taught(train_rows=120, hidden=16, network="cnn")
+        object.__setattr__(task, "dies_at", dies_at)
+        tuner = following(knobs)
+        return numbers_of(train(task, used(knobs), tuner, training, 1, checkpoint=path,
+            checkpoint_seconds=0.0))  # fmt: skip
+
+    expected = run(-1, None)
+    with pytest.raises(Killed):
+        run(15, tmp_path / "run.pt")  # in the middle of a pass and between measurements
+    assert run(-1, tmp_path / "run.pt") == expected
+    without = {"dropout": 0.3, "input_noise": 0.2}
+    task = Digits(train_rows=120, hidden=16, network="cnn")
+    assert numbers_of(train(task, used(without), following(without), training, 1)) != expected
