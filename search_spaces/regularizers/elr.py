@@ -52,7 +52,7 @@ def _average(before: Tensor, predicted: Tensor, h: Strengths) -> Tensor:
 
 REGULARIZER = Regularizer(
     knobs={
-        KNOB: Float(0.1, 20.0, scale="log", start=1.0, off=0.0, limits=(0.0, float("inf"))),
+        KNOB: Float(0.1, 20.0, scale="log", start=3.0, off=0.0, limits=(0.0, float("inf"))),
         MEMORY: Float(0.3, 0.99, scale="logit", start=0.7, limits=(0.0, 1.0)),
     },
     loss_output=agree,
