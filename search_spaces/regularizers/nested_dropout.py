@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 def cut(x: Tensor, h: Strengths, rng: torch.Generator, site: nn.Module) -> Tensor:
     """Keeps the first k of D units, k drawn for each example, and does not scale them.
 
-    k is geometric (Rippel, Gelbart and Adams 2014), stopped at D: P(k > j) = (1 - t)^(j / D) for
-    j < D. The strength t is then the probability that any unit goes, whatever D is, at t = 0 none
-    does, and the mean of k is t / (1 - (1 - t)^(1 / D)). The first unit always stays. [From memory:
-    that the paper's k is geometric. To write its rate as t is ours. Tested: the distribution of k.]
-    Chen et al. 2021, who use it against wrong labels, draw k from half a normal distribution, for a
-    batch at a time, and do not scale either.
+    k is geometric (Rippel, Gelbart and Adams 2014), stopped at D: P(k > j) = (1 - t)^(j / (D - 1))
+    for j < D. The strength t is then the probability that any unit goes, whatever D is, at t = 0
+    none does, and with q = (1 - t)^(1 / (D - 1)) the mean of k is (1 - q^D) / (1 - q). The first
+    unit always stays. [From memory: that the paper's k is geometric. To write its rate as t is
+    ours. Tested: the distribution of k.] Chen et al. 2021, who use it against wrong labels, draw k
+    from half a normal distribution, for a batch at a time, and do not scale either.
 
     Units are the channels of (B, C, H, W), the features of (B, T, D) and (B, D).
     """
@@ -36,8 +36,8 @@ def cut(x: Tensor, h: Strengths, rng: torch.Generator, site: nn.Module) -> Tenso
     shape = [1] * x.ndim
     shape[place] = units
     coin = uniform([len(x), *[1] * (x.ndim - 1)], x, rng)
-    share = torch.arange(units, device=x.device, dtype=coin.dtype).reshape(shape) / units
-    return x * (coin < (1 - strength) ** share)
+    share = torch.linspace(0, 1, units, device=x.device, dtype=coin.dtype).reshape(shape)
+    return x * (coin >= 1 - (1 - strength) ** share)
 
 
 REGULARIZER = Regularizer(
