@@ -72,9 +72,10 @@ def embedding(features: Tensor | None, rows: int, user: str) -> Tensor:
 class Beginning:
     """A run before its first step.
 
-    model: with the weights it starts from. losses: the task's loss of a batch, as a model gives
-    it. batches: one pass over the training split, always the same, drawing from no generator of
-    the run; on the run's device. teacher: a trained model that the task brings, frozen, or None.
+    model: with the weights it starts from; it is the one that is then trained. losses: the task's
+    loss of a batch under a model, whose norms do not learn from it. batches: one pass over the
+    training split, always the same, drawing from no generator of the run; on the run's device.
+    teacher: a trained model that the task brings, frozen, or None.
     """
 
     model: nn.Module

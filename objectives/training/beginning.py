@@ -13,6 +13,7 @@ from objectives.training.evaluation import checked_loss
 from objectives.training.randomness import GlobalStreams, derived_seed
 from objectives.training.stream import as_batch, empty_split, one_pass
 from objectives.training.task import Task, classes_of, task_name
+from objectives.training.watch import averages_kept
 from search_spaces.errors import HpoError
 from search_spaces.passes import Beginning
 from search_spaces.regularizer import HOOKS, Batch, Regularizer
@@ -24,7 +25,8 @@ def beginning(
     """The beginning of a run of a task, whose model has the weights it starts from."""
 
     def losses(model: nn.Module, batch: Batch) -> torch.Tensor:
-        return checked_loss(task.loss(model, batch), len(batch.targets), task)
+        with averages_kept(model):
+            return checked_loss(task.loss(model, batch), len(batch.targets), task)
 
     def batches() -> Iterator[Batch]:
         drawn = GlobalStreams(derived_seed(seed, "beginning"), device)
@@ -69,7 +71,10 @@ def bound(
     for name, record in regularizers.items():
         if record.remember is None:
             continue
-        memory = memories[name] = record.remember(begun)
+        # Whatever it draws, and whatever the model draws for it, is not drawn in the run.
+        apart = GlobalStreams(derived_seed(begun.seed, f"remember {name}"), begun.device)
+        with apart.active():
+            memory = memories[name] = record.remember(begun)
         hooks = [h for h in (*HOOKS, "rows", "learn") if getattr(record, h) is not None]
         filled: dict[str, Any] = {h: partial(getattr(record, h), memory) for h in hooks}
         found[name] = replace(record, remember=None, **filled)
