@@ -158,6 +158,20 @@ def test_vat_leaves_no_gradient_and_as_many_draws_whatever_its_steps() -> None:
     assert all(p.grad is not None for p in model.parameters())
 
 
+def test_vat_works_without_gradients_and_leaves_every_pass_to_be_differentiated() -> None:
+    model, x = network(), points(5)
+    with torch.no_grad():
+        looked_at = added("vat", looked(model, x))
+    assert not looked_at.requires_grad
+    put_out: list[Tensor] = []
+    handle = model.register_forward_hook(lambda *given: put_out.append(given[2]))
+    torch.testing.assert_close(added("vat", looked(model, x)).detach(), looked_at)
+    handle.remove()
+    weights = list(model.parameters())
+    slopes = torch.autograd.grad([one.sum() for one in put_out], weights)
+    assert len(put_out) == 4 and all(bool(slope.isfinite().all()) for slope in slopes)
+
+
 def test_vat_at_inputs_that_move_nothing_is_zero() -> None:
     flat = looked(lambda x: 0 * x[:, :3], torch.zeros(4, 6))
     assert torch.equal(added("vat", flat), torch.zeros(4))

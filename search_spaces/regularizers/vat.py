@@ -63,7 +63,10 @@ def _steepest(
     direction = start
     for taken in range(int(steps.max())):
         change = (short * direction).detach().requires_grad_()
-        (slope,) = torch.autograd.grad(divergence(change).sum(), change)
+        with torch.enable_grad():  # a loss may be looked at without gradients
+            total = divergence(change).sum()
+        # The graph is kept, since who follows hypergradients may go through every pass there was.
+        (slope,) = torch.autograd.grad(total, change, retain_graph=True)
         norm = length(slope)
         turned = torch.where(norm > 0, slope / norm, direction)
         direction = torch.where(steps > taken, turned, direction)
