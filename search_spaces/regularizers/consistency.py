@@ -35,9 +35,10 @@ def disagreement(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     confidence = logits.softmax(dim=1).amax(dim=1)
     counts = confidence >= spread(h["consistency_threshold"], confidence)
     temperature = torch.as_tensor(spread(h["consistency_temperature"], logits))
-    sharp = (logits / temperature.clamp(min=LEAST_TEMPERATURE).to(logits)).softmax(dim=1)
+    sharp = logits / temperature.clamp(min=LEAST_TEMPERATURE).to(logits)
+    label = functional.log_softmax(sharp, dim=1)
     elsewhere = functional.log_softmax(p.again(p.view().inputs), dim=1)
-    apart = functional.kl_div(elsewhere, sharp.to(elsewhere), reduction="none").sum(dim=1)
+    apart = (label.exp() * (label - elsewhere)).sum(dim=1)
     return spread(h["consistency"], apart) * counts * apart
 
 

@@ -34,12 +34,12 @@ def smoothness(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     direction = directions(inputs, rng)
     rewind = rewinding(rng, inputs)
     # Its graph is thrown away; but self-tuning layers refuse to be run where no gradient is.
-    fixed = functional.softmax(p.again(inputs).detach(), dim=1)
+    fixed = functional.log_softmax(p.again(inputs).detach(), dim=1)
 
     def divergence(change: Tensor) -> Tensor:
         rewind()
-        log_moved = functional.log_softmax(p.again(inputs + change), dim=1)
-        return functional.kl_div(log_moved, fixed, reduction="none").sum(dim=1)
+        moved = functional.log_softmax(p.again(inputs + change), dim=1)
+        return (fixed.exp() * (fixed - moved)).sum(dim=1)
 
     direction = _steepest(divergence, direction, probe(inputs, p.outputs), h)
     moved = divergence(spread(h["vat_radius"], inputs) * direction)
