@@ -29,10 +29,10 @@ def offsets(radius: int) -> list[tuple[int, int]]:
 
 
 def graph_energy(x: Tensor, guide: Tensor, width: Strength | Tensor, radius: int) -> Tensor:
-    """x^T L x = sum over pairs of neighbours of w_ij * |x_i - x_j|^2, (B,), of pictures (B, C, H, W).
+    """x^T L x = sum over pairs of neighbours of w_ij * |x_i - x_j|^2, of pictures: (B,).
 
-    w_ij = exp(-|g_i - g_j|^2 / (2 width^2)) for pixels at most `radius` apart, g the guide
-    (B, C, H, W); L is the Laplacian of the graph with these weights. A guide that is a first
+    w_ij = exp(-|g_i - g_j|^2 / (2 width^2)) for pixels at most `radius` apart, x and the guide g
+    both (B, C, H, W); L is the Laplacian of the graph with these weights. A guide that is a first
     reconstruction makes the penalty depend on the data (Bianchi et al., A data-dependent
     regularization method based on the graph Laplacian, who penalize |L x| in the 1-norm; here it is
     the quadratic form, which has second derivatives).

@@ -21,7 +21,7 @@ def mixed_barlow(mixed: Tensor, first: Tensor, partner: Tensor, share: Tensor) -
 
     mixed: the embeddings (B, D) of share * x_i + (1 - share) * x'_i; first and partner: those of x
     and x', where x' are other examples in their second view. With standardised columns Z_M, Z_A and
-    Z_P the correlation of the blends with each Z_K of Z_A, Z_P ought to be that of the expected one:
+    Z_P the correlation of the blends with each Z_K of Z_A, Z_P ought to be the expected one:
 
         Z_M^T Z_K = (share Z_A + (1 - share) Z_P)^T Z_K, both divided by B
 
@@ -45,7 +45,7 @@ def term(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     other = torch.randperm(len(inputs), generator=rng, device=rng.device).to(inputs.device)
     # Which of two prevails does not matter to the term, so the folded draws serve.
     draws = uniform((2, len(first)), first, rng)
-    share = folded_beta(h["mixed_barlow_alpha"], *draws).to(first)
+    share = folded_beta(one(h["mixed_barlow_alpha"], first), *draws)
     view = p.view().inputs
     weight = spread(share.to(inputs.dtype), inputs)
     mixed = p.embed(weight * inputs + (1 - weight) * view[other])

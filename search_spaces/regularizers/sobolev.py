@@ -34,7 +34,8 @@ def sobolev(x: Tensor, order: Strength) -> Tensor:
     down, across = (2 * torch.pi * torch.fft.fftfreq(size, **like) for size in (height, width))
     weight = (1 + down[:, None] ** 2 + across[None, :] ** 2) ** order
     waves = torch.fft.fft2(x, norm="ortho")
-    return (weight * (waves.real**2 + waves.imag**2)).sum((-2, -1))
+    norms: Tensor = (weight * (waves.real**2 + waves.imag**2)).sum((-2, -1))
+    return norms
 
 
 def centred(x: Tensor) -> Tensor:
