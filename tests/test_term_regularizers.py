@@ -190,7 +190,8 @@ def test_members_of_an_ensemble_can_be_computed_at_once(name: str) -> None:
     record, p = load(name), passed()
     first = next(iter(record.knobs))
     h = strengths(record)
-    features = torch.stack([p.features, 2 * p.features + draws(20, 8)])  # type: ignore[list-item, operator]
+    assert p.features is not None
+    features = torch.stack([p.features, 2 * p.features + draws(20, 8)])
     own = torch.tensor([0.1, 0.3], dtype=torch.float64)
 
     def one(features: Tensor, strength: Tensor) -> Tensor:
@@ -249,10 +250,9 @@ def test_barlow_does_not_depend_on_scale_or_shift() -> None:
     assert float(moved) == pytest.approx(float(barlow(first, second, 0.1)), rel=1e-4)
 
 
-def test_mixed_barlow_is_zero_where_the_network_is_linear_in_a_blend() -> None:
+def test_mixed_barlow_is_what_the_correlations_of_a_blend_lack() -> None:
     first, partner = orthonormal(16, 3), orthonormal(16, 3, seed=5)
     share = torch.full((16,), 0.7, dtype=torch.float64)
-    # Standardising makes a blend of the sum, so parts are chosen that have a blend of spread 1.
     expected = 0.7 * _embeddings.standardised(first) + 0.3 * _embeddings.standardised(partner)
     mean_zero = expected - expected.mean(0)
     error = _embeddings.standardised(mean_zero) - expected
