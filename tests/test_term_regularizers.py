@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 
@@ -209,6 +210,17 @@ def test_a_model_without_a_linear_layer_is_refused(name: str) -> None:
     bare = Pass(p.model, p.raw, p.batch, p.outputs, p.again, p.embed, p.view)
     with pytest.raises(HpoError, match=r"nn\.Linear"):
         value(name, strengths(load(name)), bare)
+
+
+def test_where_nothing_changes_inputs_the_second_view_has_noise_of_its_own() -> None:
+    p, rng = passed(), torch.Generator().manual_seed(0)
+    assert torch.equal(_embeddings.second_view(p, rng), p.view().inputs)
+    still = dataclasses.replace(p, view=lambda: p.raw)
+    noise = _embeddings.second_view(still, rng) - p.raw.inputs
+    assert float(noise.std() / p.raw.inputs.std()) == pytest.approx(0.1, rel=0.15)
+    words = Batch(torch.zeros(20, 3, dtype=torch.long), p.raw.targets)
+    tokens = dataclasses.replace(p, raw=words, view=lambda: words)
+    assert _embeddings.second_view(tokens, rng) is words.inputs
 
 
 # VICReg

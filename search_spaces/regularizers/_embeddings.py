@@ -4,23 +4,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from search_spaces.regularizer import Strength, pooled
+from search_spaces.regularizer import Strength, normal_like, pooled
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from search_spaces.passes import Pass
 
+OWN_NOISE = 0.1
 LEAST_VARIANCE = 1e-5  # a unit that never fires has no spread to divide by
 
 
-def two_views(p: Pass, user: str) -> tuple[Tensor, Tensor]:
-    """The embeddings (B, D) of the batch as the model saw it, and of a second view of it.
+def second_view(p: Pass, rng: torch.Generator) -> Tensor:
+    """Inputs of the same examples that differ from those the model saw by what is drawn.
 
-    The two differ by what is drawn: augmentations, noise on the inputs, dropout.
+    Where nothing in a study changes inputs, two views would be the same: then, if they are real
+    numbers, this one has Gaussian noise of a tenth of their standard deviation.
     """
+    inputs = p.view().inputs
+    if inputs is not p.raw.inputs or not inputs.is_floating_point():
+        return inputs
+    size = inputs.var(correction=0).sqrt()
+    return inputs + OWN_NOISE * size * normal_like(inputs, rng)
+
+
+def two_views(p: Pass, user: str, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The embeddings (B, D) of the batch as the model saw it, and of a second view of it."""
     first = p.embedding(user)
-    return first, p.embed(p.view().inputs)
+    return first, p.embed(second_view(p, rng))
 
 
 def one(strength: Strength, like: Tensor) -> Tensor:

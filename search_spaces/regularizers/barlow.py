@@ -35,7 +35,7 @@ def barlow(first: Tensor, second: Tensor, redundancy: Tensor | float) -> Tensor:
 
 def term(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     """strength * the loss of the embeddings of two views."""
-    first, second = two_views(p, "barlow")
+    first, second = two_views(p, "barlow", rng)
     redundancy = one(h["barlow_redundancy"], first)
     return one(h["barlow"], first) * barlow(first, second, redundancy)
 
@@ -47,5 +47,5 @@ REGULARIZER = Regularizer(
     },
     loss_batch=term,
     differentiable=True,
-    note="on the input of the last linear layer; the views differ by augmentations, noise, dropout",
+    note="on the input of the last linear layer; the views differ by what is drawn, or by noise",
 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from search_spaces.domains import Float
 from search_spaces.regularizer import Regularizer, Strengths, real, spread, uniform
-from search_spaces.regularizers._embeddings import cross_correlation, one, standardised
+from search_spaces.regularizers._embeddings import cross_correlation, one, second_view, standardised
 from search_spaces.regularizers.mixup import folded_beta
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def term(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     # Which of two prevails does not matter to the term, so the folded draws serve.
     draws = uniform((2, len(first)), first, rng)
     share = folded_beta(one(h["mixed_barlow_alpha"], first), *draws)
-    view = p.view().inputs
+    view = second_view(p, rng)
     weight = spread(share.to(inputs.dtype), inputs)
     mixed = p.embed(weight * inputs + (1 - weight) * view[other])
     value = mixed_barlow(mixed, first, p.embed(view)[other], share)

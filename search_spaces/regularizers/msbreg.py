@@ -60,7 +60,7 @@ def term(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     """
     from torch.nn.functional import normalize
 
-    first, second = (normalize(view, dim=1) for view in two_views(p, "msbreg"))
+    first, second = (normalize(view, dim=1) for view in two_views(p, "msbreg", rng))
     step = one(h["msbreg_step"], first)
     return (
         one(h["msbreg_centroid"], first) * centroid(first, second)

@@ -41,7 +41,7 @@ def covariance(rows: Tensor) -> Tensor:
 
 def term(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     """invariance * s(Z, Z') + variance * (v(Z) + v(Z')) + covariance * (c(Z) + c(Z')), eq. 6."""
-    first, second = two_views(p, "vicreg")
+    first, second = two_views(p, "vicreg", rng)
     return (
         one(h["vicreg_invariance"], first) * invariance(first, second)
         + one(h["vicreg_variance"], first) * (variance(first) + variance(second))
@@ -61,5 +61,5 @@ REGULARIZER = Regularizer(
     },
     loss_batch=term,
     differentiable=True,
-    note="on the input of the last linear layer; the views differ by augmentations, noise, dropout",
+    note="on the input of the last linear layer; the views differ by what is drawn, or by noise",
 )

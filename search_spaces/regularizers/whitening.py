@@ -46,7 +46,7 @@ def agreement(first: Tensor, second: Tensor) -> Tensor:
 
 def term(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     """strength * squared distance of whitened, normalised positives (equation 4)."""
-    first, second = two_views(p, "whitening")
+    first, second = two_views(p, "whitening", rng)
     eps = one(h["whitening_eps"], first)
     return one(h["whitening"], first) * agreement(whitened(first, eps), whitened(second, eps))
 
