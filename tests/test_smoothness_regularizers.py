@@ -33,6 +33,15 @@ def test_jacobian_is_half_the_squared_norm_of_the_weights_of_a_linear_model() ->
     assert float(found.max()) <= 3 * float(torch.linalg.matrix_norm(weight, 2)) ** 2 * (1 + 1e-9)
 
 
+def test_jacobian_of_a_single_number_and_of_pictures() -> None:
+    weight = points(1)[0]
+    one = added("jacobian", looked(lambda x: x @ weight, points(20_000)), jacobian=2.0)
+    assert float(one.mean()) == pytest.approx(float(weight.square().sum()), rel=0.03)
+    pictures = points(300).reshape(300, 1, 2, 3)
+    same = added("jacobian", looked(lambda x: 3 * x, pictures), jacobian=2.0)
+    torch.testing.assert_close(same, torch.full((300,), 9.0 * 6).double())
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_jacobian_is_that_of_a_network_at_inputs_of_every_size(scale: float) -> None:
     model = network()
