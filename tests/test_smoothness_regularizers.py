@@ -138,6 +138,18 @@ def test_more_steps_of_vat_find_no_smaller_change() -> None:
     assert bool((by_steps[-1] > by_steps[0]).any())
 
 
+def test_vat_holds_the_prediction_at_the_example_fixed() -> None:
+    weight, x = softmax_model()
+    weight.requires_grad_()
+    asked: list[Tensor] = []
+    total = added("vat", looked(lambda v: v @ weight.T, x, asked=asked)).sum()
+    (slope,) = torch.autograd.grad(total, weight)
+    fixed = functional.softmax(x @ weight.T, dim=1).detach()
+    moved = functional.log_softmax(asked[-1] @ weight.T, dim=1)
+    (expected,) = torch.autograd.grad(functional.kl_div(moved, fixed, reduction="sum"), weight)
+    torch.testing.assert_close(slope, expected)
+
+
 def test_an_example_of_vat_takes_its_own_steps_and_radius() -> None:
     weight, x = softmax_model()
 
