@@ -328,17 +328,17 @@ def test_ascent_costs_two_gradients_and_at_zero_it_changes_nothing() -> None:
 
 
 def test_ascent_of_some_rows_leaves_the_gradient_of_the_others_where_it_was() -> None:
-    def first_class(batch: Batch) -> Tensor:
+    def first_class(batch: Batch, h: Strengths) -> Tensor:
         targets = batch.targets
         return (targets.argmax(1) if targets.ndim == 2 else targets) == 0
 
-    def chosen(rows: Callable[[Batch], Tensor] | None) -> dict[str, Tensor]:
+    def chosen(rows: Callable[[Batch, Strengths], Tensor] | None) -> dict[str, Tensor]:
         task = Normed()
         trained(task, record(ascent=uphill, rows=rows), 2.0, ONE_STEP)
         return weights(task.models[0])
 
-    every = chosen(lambda batch: torch.ones(len(batch.targets), dtype=torch.bool))
-    none = chosen(lambda batch: torch.zeros(len(batch.targets), dtype=torch.bool))
+    every = chosen(lambda batch, h: torch.ones(len(batch.targets), dtype=torch.bool))
+    none = chosen(lambda batch, h: torch.zeros(len(batch.targets), dtype=torch.bool))
     some, whole = chosen(first_class), chosen(None)
     plain_task = Normed()
     trained(plain_task, record(loss_example=lambda losses, h: losses), 2.0, ONE_STEP)
