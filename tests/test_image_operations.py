@@ -57,7 +57,7 @@ PIL: dict[str, tuple[float, Callable[[Any], Any], float]] = {
     "solarise": (0.5, lambda image: ImageOps.solarize(image, 128), 0),
     "invert": (1.0, ImageOps.invert, 0),
     "autocontrast": (1.0, ImageOps.autocontrast, 1),
-    "equalise": (1.0, ImageOps.equalize, 6),
+    "equalise": (1.0, ImageOps.equalize, 2),
     "hflip": (1.0, ImageOps.mirror, 0),
     "blur": (1.0, lambda image: image.filter(ImageFilter.GaussianBlur(1)), 8),
     "rotate": (
@@ -71,7 +71,8 @@ PIL: dict[str, tuple[float, Callable[[Any], Any], float]] = {
 @pytest.mark.parametrize("name", PIL)
 def test_it_is_what_pil_does_but_for_eight_bits(name: str) -> None:
     amount, theirs, levels = PIL[name]
-    images = photographs()
+    # Its equalising divides whole numbers, which matters less the more pixels there are.
+    images = photographs(2, 200) if name == "equalise" else photographs()
     ours = changed(name, images, amount)
     for image, found in zip(images, ours, strict=True):
         array = (image * 255).round().byte().permute(1, 2, 0).numpy()
@@ -79,7 +80,7 @@ def test_it_is_what_pil_does_but_for_eight_bits(name: str) -> None:
         apart = np.abs(expected - (found * 255).permute(1, 2, 0).numpy())
         if name == "rotate":  # it has black corners there, the border continued here
             apart = apart[8:-8, 8:-8]
-        assert np.abs(expected - array).max() > 20 or name == "autocontrast"
+        assert np.abs(expected - array).max() > 12
         assert np.quantile(apart, 0.999) <= levels + 0.51
 
 
