@@ -15,10 +15,10 @@ BINS = 256
 
 
 def equal(images: Tensor, amounts: Tensor, draws: Tensor) -> Tensor:
-    """n(x) / (N - m) at amount 1, where of the N pixels of the channel n(x) fall below the bin of x,
-    of 256, and m into the highest that is in use (PIL's form of the method in Gonzalez and Woods,
-    section 3.3, without its rounding; `Equalize` of Cubuk et al. 2019). A channel of one value
-    stays as it is."""
+    """n(x) / (N - m) at amount 1, where of the N pixels of the channel n(x) fall below the bin of
+    x, of 256, and m into the highest that is in use (PIL's form of the method in Gonzalez and
+    Woods, section 3.3, without its rounding; `Equalize` of Cubuk et al. 2019). A channel of one
+    value stays as it is."""
     import torch
 
     flat = images.detach().flatten(2)
