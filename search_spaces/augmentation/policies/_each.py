@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from search_spaces import plugins
 from search_spaces.augmentation.operation import Operation
-from search_spaces.augmentation.split import Split
+from search_spaces.augmentation.split import Split, column
 from search_spaces.augmentation.values import Range, scaled
 from search_spaces.errors import HpoError
 from search_spaces.regularizer import Strength, spread, uniform
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 OPERATIONS = "search_spaces.augmentation.operations"
 
 # RandAugment's list (Cubuk et al. 2020, section 3.1); `saturation` is what it calls colour.
-STANDARD = (
+_STANDARD = (
     "identity autocontrast equalise rotate solarise saturation posterise contrast brightness "
     "sharpness shear_x shear_y translate_x translate_y"
-).split()
+)
+STANDARD = tuple(_STANDARD.split())
 
 IDENTITY = "identity"  # among the operations of a list, the one that changes nothing
 
@@ -124,8 +125,7 @@ def at_amounts(
 
     before = inputs[rows]
     after = scaled(before, values, applied) if chosen.valued else applied(before)
-    still = (amounts == 0).reshape(-1, *[1] * (inputs.ndim - 1))
-    return torch.where(still, before, after.to(inputs.dtype))
+    return torch.where(column(amounts == 0, before), before, after.to(inputs.dtype))
 
 
 def images(inputs: Tensor, policy: str) -> Tensor:

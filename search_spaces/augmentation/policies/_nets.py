@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from search_spaces.augmentation.values import Range
 from search_spaces.regularizer import Strength, pooled
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ def painter(channels: int, outputs: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(channels, WIDTH, 3, stride=2, padding=1), nn.ReLU(), last)
 
 
+def unit(inputs: Tensor, values: Range) -> Tensor:
+    """The inputs as a network takes them: in single precision, between -1 and 1."""
+    return (2 * (inputs - values.low) / max(values.high - values.low, 1e-12) - 1).float()
+
+
 def seeded(beginning: Beginning, make: Callable[[int], nn.Module]) -> nn.Module:
     """The network for the channels of the run's images, with weights drawn from its seed, on its
     device."""
@@ -63,9 +69,7 @@ def optimizer(net: nn.Module) -> torch.optim.Optimizer:
     return torch.optim.Adam(net.parameters(), lr=1e-3)
 
 
-def step(
-    net: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, rate: Strength
-) -> None:
+def step(net: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, rate: Strength) -> None:
     """Moves the network, and nothing else, down the gradient of a loss."""
     import torch
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from search_spaces.augmentation.judging import Judge
 from search_spaces.augmentation.policies import _each, _nets
-from search_spaces.augmentation.policies._judging import Judge
 from search_spaces.augmentation.policies.relaxed import OPERATIONS
 from search_spaces.domains import Float
 from search_spaces.regularizer import Batch, Regularizer, Strengths, pooled, uniform
@@ -29,7 +29,8 @@ class Adversary:
     def magnitudes(self, h: Strengths, inputs: Tensor) -> Tensor:
         """The magnitude of each operation for each image, (B, operations), below the strength."""
         strength = _each.per_row(h["adversarial"], inputs)[:, None]
-        return strength * self.net["level"].sigmoid().to(inputs.dtype)
+        level: Tensor = self.net["level"]
+        return strength * level.sigmoid().to(inputs.dtype)
 
     def state_dict(self) -> dict[str, Any]:
         return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
@@ -63,9 +64,8 @@ def augment(memory: Adversary, batch: Batch, h: Strengths, rng: torch.Generator)
     inputs = _each.images(batch.inputs, "adversarial")
     with torch.no_grad():
         likely = memory.net["choice"].softmax(0)
-        levels = memory.net["level"].sigmoid()
-    strength = _each.per_row(h["adversarial"], inputs)
-    which, after = _drawn(memory, inputs, likely, strength[:, None] * levels.to(inputs), rng)
+        levels = memory.magnitudes(h, inputs)
+    _, after = _drawn(memory, inputs, likely, levels, rng)
     return batch._replace(inputs=after)
 
 

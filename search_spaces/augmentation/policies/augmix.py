@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from search_spaces.augmentation.policies import _each, _gammas
+from search_spaces.augmentation.split import column
 from search_spaces.augmentation.values import Range
 from search_spaces.domains import Float, Int
 from search_spaces.regularizer import Batch, Regularizer, Strengths, spread, uniform
@@ -45,7 +46,7 @@ def mix(values: Range, batch: Batch, h: Strengths, rng: torch.Generator) -> Batc
         after = _chain(inputs, severity, values, chains[place])
         mixed = mixed + spread(shares[place], inputs) * after
     blended = inputs + spread(1 - kept, inputs) * (mixed - inputs)
-    return batch._replace(inputs=torch.where(spread(severity, inputs) > 0, blended, inputs))
+    return batch._replace(inputs=torch.where(column(severity, inputs) > 0, blended, inputs))
 
 
 def _chain(inputs: Tensor, severity: Tensor, values: Range, rng: torch.Generator) -> Tensor:
@@ -85,9 +86,7 @@ POLICY = Regularizer(
         "augmix": Float(0.0, FULL, start=3.0, off=0.0, limits=(0.0, FULL)),
         "augmix.chains": Int(1, 4, start=3, limits=(1, MOST)),
         "augmix.width": Float(0.1, 10.0, "log", start=1.0, limits=(0.01, 100.0)),
-        "augmix.consistency": Float(
-            0.1, 30.0, "log+0", start=0.0, limits=(0.0, float("inf"))
-        ),
+        "augmix.consistency": Float(0.1, 30.0, "log+0", start=0.0, limits=(0.0, float("inf"))),
     },
     batch=mix,
     loss_output=agree,

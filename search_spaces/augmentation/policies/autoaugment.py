@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 
 SEARCHED = "searched"
 SUB_POLICIES, STAGES = 5, 2
-# The paper's operations (erase is its cutout), less pairing of samples, which needs a second image.
-OPERATIONS = (
+# The paper's, where erase is called cutout, but for pairing of samples: that needs two images.
+_NAMES = (
     "shear_x shear_y translate_x translate_y rotate autocontrast invert equalise solarise "
     "posterise contrast saturation brightness sharpness erase"
-).split()
+)
+OPERATIONS = tuple(_NAMES.split())
 
 
 def slots() -> list[str]:
@@ -101,7 +102,7 @@ def _knobs() -> dict[str, Domain]:
     when = {"autoaugment.policy": (SEARCHED,)}
     for number, slot in enumerate(slots()):
         start = OPERATIONS[number]  # ten different ones
-        knobs[slot] = Choice(tuple(OPERATIONS), start=start, when=when)
+        knobs[slot] = Choice(OPERATIONS, start=start, when=when)
         knobs[f"{slot}_probability"] = Float(0.0, 1.0, start=0.5, when=when, limits=(0.0, 1.0))
         knobs[f"{slot}_magnitude"] = Float(
             0.0, HIGHEST, start=4.0, when=when, limits=(0.0, HIGHEST)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from search_spaces.augmentation.judging import Judge
 from search_spaces.augmentation.policies import _each, _fields, _nets
-from search_spaces.augmentation.policies._judging import Judge
 from search_spaces.domains import Float
 from search_spaces.regularizer import Batch, Regularizer, Strengths, pooled, uniform
 
@@ -29,7 +29,7 @@ class Instance:
 
     def ranges(self, inputs: Tensor) -> Tensor:
         """How far each image may be changed in each way, (B, 8), as a share of full."""
-        return self.net(self.judge.values.unit(inputs)).sigmoid()  # type: ignore[no-any-return]
+        return self.net(_nets.unit(inputs, self.judge.values)).sigmoid()  # type: ignore[no-any-return]
 
     def state_dict(self) -> dict[str, Any]:
         return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}

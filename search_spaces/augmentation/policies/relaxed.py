@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from search_spaces.augmentation.policies import _each, _sparse
+from search_spaces.augmentation.split import column
 from search_spaces.augmentation.values import Range
 from search_spaces.domains import Choice, Float
 from search_spaces.errors import HpoError
@@ -15,9 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Those whose gradient in the amount is that of what they do, in this order in every vector.
-OPERATIONS = (
-    "rotate shear_x shear_y translate_x translate_y scale brightness contrast sharpness erase"
-).split()
+_NAMES = "rotate shear_x shear_y translate_x translate_y scale brightness contrast sharpness erase"
+OPERATIONS = tuple(_NAMES.split())
 SIZE = len(OPERATIONS)
 
 
@@ -64,7 +64,7 @@ def augment(values: Range, batch: Batch, h: Strengths, rng: torch.Generator) -> 
         after = _each.at_rows(name, inputs, at, magnitudes[:, index], values, own[index])
         share = shares[at, slot] * scale[at, index]
         change = change.index_add(0, at, spread(share, before) * (after - before))
-    return batch._replace(inputs=torch.where(spread(strength, inputs) > 0, inputs + change, inputs))
+    return batch._replace(inputs=torch.where(column(strength, inputs) > 0, inputs + change, inputs))
 
 
 def _vector(value: Any, inputs: Tensor) -> Tensor:
@@ -96,9 +96,7 @@ POLICY = Regularizer(
         "relaxed.weights": Float(-3.0, 3.0, start=0.0, size=SIZE),
         "relaxed.probabilities": Float(0.05, 0.95, start=0.5, size=SIZE, limits=(0.0, 1.0)),
         "relaxed.magnitudes": Float(0.0, 1.0, start=0.5, size=SIZE, limits=(0.0, 1.0)),
-        "relaxed.temperature": Float(
-            0.1, 2.0, "log", start=0.5, limits=(0.0, float("inf"))
-        ),
+        "relaxed.temperature": Float(0.1, 2.0, "log", start=0.5, limits=(0.0, float("inf"))),
         "relaxed.mixing": Choice(("softmax", "max_w")),
     },
     batch=augment,

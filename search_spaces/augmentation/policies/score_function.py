@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from search_spaces.augmentation.judging import Judge
 from search_spaces.augmentation.policies import _each, _gammas, _nets
-from search_spaces.augmentation.policies._judging import Judge
 from search_spaces.domains import Float
 from search_spaces.regularizer import Batch, Regularizer, Strengths, spread
 
@@ -29,7 +29,7 @@ class Masks:
         """a and b of the Beta distribution of each cell of 4 x 4 pixels, above 1, (B, h, w)."""
         from torch.nn import functional
 
-        first, second = self.net(self.judge.values.unit(inputs)).unbind(1)
+        first, second = self.net(_nets.unit(inputs, self.judge.values)).unbind(1)
         return 1 + functional.softplus(first), 1 + functional.softplus(second)
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""Glitter: of several augmentations of an image the model is trained on the one it does worst on."""
+"""Glitter: of several augmentations of an image, the one that the model does worst on."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from search_spaces.augmentation.judging import Judge
 from search_spaces.augmentation.policies import _each
-from search_spaces.augmentation.policies._judging import Judge
 from search_spaces.augmentation.policies.randaugment import FULL
 from search_spaces.augmentation.policies.randaugment import augment as randaugment
 from search_spaces.domains import Float, Int

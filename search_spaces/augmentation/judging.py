@@ -1,4 +1,4 @@
-"""What policies that listen to the model keep of a run: its live model, its loss, its values."""
+"""What hooks that listen to the model keep of a run: its live model, its loss, its values."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Judge:
 
     def losses(self, batch: Batch, policy: str) -> Tensor:
         """The loss of each example (B,), with dropout at rest and norms that do not learn."""
-        with _resting(self.model):
+        with resting(self.model):
             found = self.of(self.model, batch)
         if found.shape != (len(batch.targets),):
             raise HpoError(
@@ -45,7 +45,7 @@ class Judge:
 
 
 @contextmanager
-def _resting(model: nn.Module) -> Iterator[None]:
+def resting(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode for a while; every module goes back to the mode it was in."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
