@@ -25,8 +25,12 @@ class Linear:
     coefficients: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
     def __call__(self, images: Tensor, amounts: Tensor, rng: torch.Generator) -> Tensor:
-        slope, intercept = self.coefficients(images, amounts)
-        return (images * slope[..., None, None] + intercept[..., None, None]).clamp(0, 1)
+        return linear(images, *self.coefficients(images, amounts))
+
+
+def linear(images: Tensor, slope: Tensor, intercept: Tensor) -> Tensor:
+    """clamp(a x + b), with a and b of shape (B, 1) or (B, C)."""
+    return (images * slope[..., None, None]).add_(intercept[..., None, None]).clamp_(0, 1)
 
 
 def grey(images: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -66,24 +67,26 @@ def warped(images: Tensor, matrices: Tensor) -> Tensor:
     import torch
 
     across, down = centres(images)
-    x = (matrices[:, 0, :1] * across + matrices[:, 0, 2:])[:, None, :]
-    y = (matrices[:, 1, :1] * across + matrices[:, 1, 2:])[:, None, :]
-    places = (
-        x + (matrices[:, 0, 1:2] * down)[:, :, None],
-        y + (matrices[:, 1, 1:2] * down)[:, :, None],
-    )
-    return sampled(images, torch.stack(places, dim=-1))
+    first, second, constant = matrices.to(across.dtype).unbind(2)
+    # A place is one complex number, so that the many places are made in one addition.
+    along = first[:, None] * across[:, None] + constant[:, None]
+    beside = second[:, None] * down[:, None]
+    places = torch.view_as_complex(along)[:, None, :] + torch.view_as_complex(beside)[:, :, None]
+    return sampled(images, torch.view_as_real(places))
 
 
 def centres(images: Tensor) -> tuple[Tensor, Tensor]:
     """Where the centres of the pixels lie in a row and in a column, from -1 to 1."""
+    kind = _precise(images), images.device
+    return _along(images.shape[3], *kind), _along(images.shape[2], *kind)
+
+
+@lru_cache(maxsize=64)
+def _along(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     import torch
 
-    def along(length: int) -> Tensor:
-        steps = torch.arange(length, device=images.device, dtype=_precise(images))
-        return (2 * steps + 1) / length - 1
-
-    return along(images.shape[3]), along(images.shape[2])
+    with torch.inference_mode(False):  # what is kept must serve where gradients are taken
+        return (2 * torch.arange(length, device=device, dtype=dtype) + 1) / length - 1
 
 
 def sampled(images: Tensor, places: Tensor) -> Tensor:

@@ -18,17 +18,18 @@ def equal(images: Tensor, amounts: Tensor, draws: Tensor) -> Tensor:
     """(n(x) - n(low)) / (N - n(low)) at amount 1, where n(x) of the N pixels of the channel fall
     in the bin of x or below, of 256, and low is its least value (Gonzalez and Woods, section 3.3;
     `Equalize` of Cubuk et al. 2019); a channel of one value stays as it is."""
+    import torch
+
     flat = images.detach().flatten(2)
     bins = (flat * (BINS - 1)).round_().clamp_(0, BINS - 1).long()
     counts = flat.new_zeros(*flat.shape[:2], BINS)
-    counts.scatter_add_(2, bins, flat.new_ones(1).expand_as(flat))
-    below = counts.cumsum(2)
-    least = below.gather(2, bins.amin(2, keepdim=True))
+    below = counts.scatter_add_(2, bins, torch.ones_like(flat)).cumsum_(2)
+    lowest = (flat.amin(2, keepdim=True) * (BINS - 1)).round_().clamp_(0, BINS - 1).long()
+    least = below.gather(2, lowest)
     left = flat.shape[2] - least
-    table = ((below - least) / left.clamp(min=1)).clamp(min=0)
-    equalised = table.gather(2, bins)
-    equalised = equalised.where(left > 0, flat).reshape(images.shape)
-    return images.lerp(equalised.to(images.dtype), column(amounts, images))
+    table = (below - least) / left.clamp(min=1)
+    equalised = torch.where(left > 0, table.gather(2, bins), flat).reshape(images.shape)
+    return images.lerp(equalised, column(amounts, images))
 
 
 OPERATION = Operation(
