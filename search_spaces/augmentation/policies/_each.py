@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from search_spaces import plugins
+from search_spaces.augmentation.dispatch import Plan, carried_out, planned
 from search_spaces.augmentation.operation import Operation
 from search_spaces.augmentation.split import Split, column
 from search_spaces.augmentation.values import Range, scaled
@@ -69,7 +70,7 @@ def whole_draws(shape: Sequence[int], below: int, like: Tensor, rng: torch.Gener
     return (uniform(shape, like, rng) * below).long().clamp(max=below - 1)
 
 
-def one_each(
+def in_turn(
     inputs: Tensor,
     names: Sequence[str],
     which: Tensor,
@@ -77,18 +78,21 @@ def one_each(
     values: Range,
     rng: torch.Generator,
 ) -> Tensor:
-    """Every image after the operation `which` (B,) says, at its magnitude (B,) in [0, 1].
+    """Every image after the operations that `which` (B, n) says, one after the other, each at its
+    magnitude (B, n) in [0, 1].
 
-    At magnitude 0 an image stays exactly as it is. Images with the same operation are changed
-    together; what is drawn for an image depends on no other.
+    At magnitude 0 nothing is done. What is drawn for an image depends on no other, nor on how many
+    of the n are at 0.
     """
-    found = inputs
-    for index, (name, own) in enumerate(zip(names, children(rng, len(names)), strict=True)):
-        rows = (which == index).nonzero()[:, 0]
-        if name != IDENTITY and len(rows):
-            after = at_rows(name, inputs, rows, magnitudes, values, own)
-            found = found.index_copy(0, rows, after)
-    return found
+    listed = [None if name == IDENTITY else operation(name) for name in names]
+    plan = planned(inputs, listed, which, magnitudes, rng)
+    acting = (plan.amounts != 0).any(0).nonzero()
+    if not len(acting):
+        return inputs
+    used = slice(0, int(acting.max()) + 1)
+    draws = {place: draw[:, used] for place, draw in plan.draws.items()}
+    part = Plan(plan.which[:, used], plan.amounts[:, used], draws)
+    return carried_out(inputs, listed, part, values)
 
 
 def at_rows(

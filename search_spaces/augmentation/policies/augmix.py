@@ -51,15 +51,17 @@ def mix(values: Range, batch: Batch, h: Strengths, rng: torch.Generator) -> Batc
 
 def _chain(inputs: Tensor, severity: Tensor, values: Range, rng: torch.Generator) -> Tensor:
     """The images after a chain each."""
+    import torch
+
     names = _each.usable(NAMES.split(), inputs.shape[1])
-    depth = _each.whole_draws((len(inputs),), DEPTH, inputs, rng) + 1
-    for place, own in enumerate(_each.children(rng, DEPTH)):
-        which = _each.whole_draws((len(inputs),), len(names), inputs, rng)
-        least = severity.clamp(max=0.1)
-        level = least + (severity - least) * uniform((len(inputs),), inputs, rng)
-        now = level / FULL * (place < depth)
-        inputs = _each.one_each(inputs, names, which, now, values, own)
-    return inputs
+    draws, own = _each.children(rng, 2)
+    depth = _each.whole_draws((len(inputs), 1), DEPTH, inputs, draws) + 1
+    which = _each.whole_draws((len(inputs), DEPTH), len(names), inputs, draws)
+    least = severity.clamp(max=0.1)[:, None]
+    share = uniform((len(inputs), DEPTH), inputs, draws)
+    level = least + (severity[:, None] - least) * share
+    now = level / FULL * (torch.arange(DEPTH, device=inputs.device) < depth)
+    return _each.in_turn(inputs, names, which, now, values, own)
 
 
 def agree(values: Range, forward: Pass, h: Strengths, rng: torch.Generator) -> Tensor:

@@ -37,61 +37,51 @@ def augment(values: Range, batch: Batch, h: Strengths, rng: torch.Generator) -> 
     Magnitude 9 is what the operation calls full. An operation that goes both ways draws a sign.
     On grey images those that need colour change nothing.
     """
-    inputs = _each.images(batch.inputs, "autoaugment")
-    steps, probabilities, magnitudes = _policy(h, inputs)
-    choices, *stages = _each.children(rng, 1 + STAGES)
-    share, *coins, place = uniform((STAGES + 2, len(inputs)), inputs, choices)
-    chosen = (place * len(steps)).long().clamp(max=len(steps) - 1)
-    taken = share < _each.per_row(h["autoaugment"], inputs)
-    names = list(dict.fromkeys(name for pair in steps for name in pair))
-    fitting = _each.usable(names, inputs.shape[1])
-    rows = _numbers_of_rows(inputs)
-    for stage, own in enumerate(stages):
-        numbers = [_place(fitting, pair[stage]) for pair in steps]
-        which = chosen.new_tensor(numbers)[chosen]
-        now = coins[stage] < probabilities[stage][chosen, rows]
-        now = now & taken & (which >= 0)
-        magnitude = magnitudes[stage][chosen, rows] * now
-        inputs = _each.one_each(inputs, fitting, which.clamp(min=0), magnitude, values, own)
-    return batch._replace(inputs=inputs)
-
-
-def _numbers_of_rows(inputs: Tensor) -> Tensor:
-    """The numbers of the rows."""
     import torch
 
-    return torch.arange(len(inputs), device=inputs.device)
+    inputs = _each.images(batch.inputs, "autoaugment")
+    rows = len(inputs)
+    steps, probabilities, magnitudes = _policy(h, inputs)
+    choices, own = _each.children(rng, 2)
+    share, place = uniform((2, rows), inputs, choices)
+    coins = uniform((rows, STAGES), inputs, choices)
+    chosen = (place * len(steps)).long().clamp(max=len(steps) - 1)
+    names = [_each.IDENTITY, *dict.fromkeys(name for pair in steps for name in pair)]
+    fitting = _each.usable(names, inputs.shape[1])
+    places = [[fitting.index(n) if n in fitting else 0 for n in pair] for pair in steps]
+    which = chosen.new_tensor(places)[chosen]
+    every = torch.arange(rows, device=inputs.device)
+    now = magnitudes[chosen, every] * (coins < probabilities[chosen, every])
+    now = now * (share < _each.per_row(h["autoaugment"], inputs))[:, None]
+    return batch._replace(inputs=_each.in_turn(inputs, fitting, which, now, values, own))
 
 
-def _place(names: list[str], name: str) -> int:
-    return names.index(name) if name in names else -1
-
-
-def _policy(h: Any, inputs: Tensor) -> tuple[list[tuple[str, ...]], list[Tensor], list[Tensor]]:
-    """The operations of each sub-policy; for each stage their probabilities and magnitudes in
-    [0, 1], (sub-policies, B) each."""
+def _policy(h: Any, inputs: Tensor) -> tuple[list[tuple[str, ...]], Tensor, Tensor]:
+    """The operations of each sub-policy; their probabilities and their magnitudes in [0, 1], both
+    (sub-policies, B, stages)."""
     import torch
 
     source = h["autoaugment.policy"]
     if source in TABLES:
         pairs = published(source)
-        numbers = torch.tensor([[step[1:] for step in pair] for pair in pairs], dtype=torch.double)
-        numbers = numbers.to(inputs)[..., None].expand(-1, -1, -1, len(inputs))
         names = [tuple(step.operation for step in pair) for pair in pairs]
-        return names, [*numbers[:, :, 0].unbind(1)], [*numbers[:, :, 1].unbind(1)]
+        numbers = torch.tensor([[step[1:] for step in pair] for pair in pairs], dtype=torch.double)
+        chances, levels = numbers.to(inputs).unbind(2)
+        size = (-1, len(inputs), -1)
+        return names, chances[:, None].expand(size), levels[:, None].expand(size)
     own = slots()
-    chances = [_each.per_row(h[f"{slot}_probability"], inputs) for slot in own]
-    levels = [_each.per_row(h[f"{slot}_magnitude"], inputs) / HIGHEST for slot in own]
-    names = [tuple(str(h[slot]) for slot in own[at : at + STAGES]) for at in _starts()]
-    per_stage = [
-        [torch.stack([numbers[at + stage] for at in _starts()]) for stage in range(STAGES)]
-        for numbers in (chances, levels)
-    ]
-    return names, per_stage[0], per_stage[1]
+    pairs_of = [own[at : at + STAGES] for at in range(0, len(own), STAGES)]
+    names = [tuple(str(h[slot]) for slot in pair) for pair in pairs_of]
 
+    def stacked(what: str, scale: float) -> Tensor:
+        return torch.stack(
+            [
+                torch.stack([_each.per_row(h[f"{s}_{what}"], inputs) / scale for s in pair], dim=1)
+                for pair in pairs_of
+            ]
+        )
 
-def _starts() -> range:
-    return range(0, SUB_POLICIES * STAGES, STAGES)
+    return names, stacked("probability", 1.0), stacked("magnitude", HIGHEST)
 
 
 def _knobs() -> dict[str, Domain]:

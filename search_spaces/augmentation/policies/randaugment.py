@@ -22,17 +22,16 @@ def augment(values: Range, batch: Batch, h: Strengths, rng: torch.Generator) -> 
     Operations that go both ways draw a sign. Those without an amount (autocontrast, equalise) act
     in full wherever the magnitude is above zero. Grey images draw among those that fit them.
     """
+    import torch
+
     inputs = _each.images(batch.inputs, "randaugment")
     names = _each.usable(_each.STANDARD, inputs.shape[1])
-    choices, *stages = _each.children(rng, 1 + MOST)
-    which = _each.whole_draws((MOST, len(inputs)), len(names), inputs, choices)
-    count = _each.per_row(h["randaugment.operations"], inputs)
-    magnitude = _each.per_row(h["randaugment.magnitude"], inputs) / FULL
-    for place, own in enumerate(stages):
-        now = magnitude * (place < count)
-        if not bool(now.any()):
-            break
-        inputs = _each.one_each(inputs, names, which[place], now, values, own)
+    choices, own = _each.children(rng, 2)
+    which = _each.whole_draws((len(inputs), MOST), len(names), inputs, choices)
+    count = _each.per_row(h["randaugment.operations"], inputs)[:, None]
+    magnitude = _each.per_row(h["randaugment.magnitude"], inputs)[:, None] / FULL
+    now = magnitude * (torch.arange(MOST, device=inputs.device) < count)
+    inputs = _each.in_turn(inputs, names, which, now, values, own)
     return batch._replace(inputs=inputs)
 
 

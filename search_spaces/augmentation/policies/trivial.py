@@ -19,11 +19,12 @@ def augment(values: Range, batch: Batch, h: Strengths, rng: torch.Generator) -> 
     31 steps of that interval)."""
     inputs = _each.images(batch.inputs, "trivial")
     names = _each.usable(_each.STANDARD, inputs.shape[1])
-    choices, stage = _each.children(rng, 2)
-    which = _each.whole_draws((len(inputs),), len(names), inputs, choices)
+    choices, own = _each.children(rng, 2)
+    which = _each.whole_draws((len(inputs), 1), len(names), inputs, choices)
     magnitude, coin = uniform((2, len(inputs)), inputs, choices)
     now = magnitude * (coin < _each.per_row(h["trivial"], inputs))
-    return batch._replace(inputs=_each.one_each(inputs, names, which, now, values, stage))
+    after = _each.in_turn(inputs, names, which, now[:, None], values, own)
+    return batch._replace(inputs=after)
 
 
 POLICY = Regularizer(

@@ -25,15 +25,13 @@ def augment(values: Range, batch: Batch, h: Strengths, rng: torch.Generator) -> 
     """
     inputs = _each.images(batch.inputs, "uniform")
     names = _each.usable([*_each.STANDARD, "invert"], inputs.shape[1])
-    choices, *stages = _each.children(rng, 1 + STAGES)
-    which = _each.whole_draws((STAGES, len(inputs)), len(names), inputs, choices)
-    draws = uniform_draws((STAGES, 3, len(inputs)), inputs, choices)
-    spared = uniform_draws((len(inputs),), inputs, choices)
-    taken = spared < _each.per_row(h["uniform"], inputs)
-    for place, own in enumerate(stages):
-        magnitude, probability, coin = draws[place]
-        now = magnitude * (coin < probability) * taken
-        inputs = _each.one_each(inputs, names, which[place], now, values, own)
+    choices, own = _each.children(rng, 2)
+    which = _each.whole_draws((len(inputs), STAGES), len(names), inputs, choices)
+    magnitude, probability, coin = uniform_draws((3, len(inputs), STAGES), inputs, choices)
+    spared = uniform_draws((len(inputs), 1), inputs, choices)
+    taken = spared < _each.per_row(h["uniform"], inputs)[:, None]
+    now = magnitude * (coin < probability) * taken
+    inputs = _each.in_turn(inputs, names, which, now, values, own)
     return batch._replace(inputs=inputs)
 
 
