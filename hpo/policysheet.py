@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from search_spaces.augmentation.values import Range
     from search_spaces.regularizer import Batch, Regularizer
 
-FILE = "policy.png"
 ROWS, DRAWS, STAGES_DRAWN = 6, 8, 3
 MOMENTS = (("start", 0.0), ("middle", 0.5), ("end", 1.0))
 SEED = 0
@@ -118,16 +118,14 @@ def of_study(problem: Problem, schedule: Schedule, trial: int) -> Sheet:
     return Sheet(title, [*lines, *_caution(scene)], columns, scene.labels)
 
 
-def write_of_study(problem: Problem, schedule: Schedule, trial: int, path: Path) -> Path | None:
-    """The file of the study's sheet, if it augments images; None if it does not, or if its images
-    cannot be shown."""
+def write_of_study(problem: Problem, schedule: Schedule, trial: int, path: Path) -> None:
+    """Writes the study's sheet if it augments images and these can be shown."""
     if not problem.is_task or not augmenting(list(problem.regularizers)):
-        return None
-    try:
+        return
+    # A picture that cannot be made, whatever the objective does, must not spoil a study that is
+    # done; `hpo show STUDY --policy` then tells why.
+    with contextlib.suppress(Exception):
         save(of_study(problem, schedule, trial), path)
-    except HpoError:  # a picture that cannot be made must not spoil a study that is done
-        return None
-    return path
 
 
 def _record(name: str) -> Regularizer:
@@ -174,8 +172,9 @@ def _scene(objective: str, records: Mapping[str, Regularizer], task: Any = None)
             hint="for instance --objective fashion_mnist",
             code="no-images",
         )
-    begun = beginning(locked(task), build_model(task, SEED), SEED, torch.device("cpu"))
-    batch = next(iter(begun.batches()))
+    with _asked(objective):
+        begun = beginning(locked(task), build_model(task, SEED), SEED, torch.device("cpu"))
+        batch = next(iter(begun.batches()))
     if batch.inputs.ndim != 4 or not batch.inputs.is_floating_point():
         raise HpoError(
             f"objective {objective}: its inputs of shape {tuple(batch.inputs.shape)} are no images",
@@ -184,10 +183,29 @@ def _scene(objective: str, records: Mapping[str, Regularizer], task: Any = None)
         )
     if not batch.targets.is_floating_point():
         batch = batch._replace(targets=SoftTargets(task).made(batch.targets, next(iter(records))))
-    remembering, _ = bound(records, begun)
+    with _asked(objective):
+        remembering, _ = bound(records, begun)
+        values = Range.seen(begun)
     hooks = {name: record.batch for name, record in remembering.items()}
     fresh = tuple(name for name, record in records.items() if record.learn is not None)
-    return Scene(_various(batch), Range.seen(begun), hooks, fresh)
+    return Scene(_various(batch), values, hooks, fresh)
+
+
+@contextlib.contextmanager
+def _asked(objective: str) -> Iterator[None]:
+    """Turns an exception of an objective's code into an HpoError that names it."""
+    from objectives.training.blame import described
+
+    try:
+        yield
+    except HpoError:
+        raise
+    except Exception as error:
+        raise HpoError(
+            f"objective {objective} raised {described(error)}",
+            hint="the error is in the objective, not in hpo",
+            code="objective-failed",
+        ) from error
 
 
 def _various(batch: Batch) -> Batch:
