@@ -19,7 +19,7 @@ PRESETS: Mapping[str, tuple[str, ...] | Mapping[str, Any]] = {
     "mixup": ("mixup",),
     "regularization": ("weight_decay", "dropout", "input_noise", "label_smoothing"),
     "noise": ("dropout", "input_noise"),
-    "augment_images": ("rotate", "translate", "cutout"),
+    "augment_images": ("augment.rotate", "augment.translate", "augment.erase"),
     "targets": ("label_smoothing", "mixup"),
     "regularization_curves": {
         name: {"schedule": {"kind": "cubic", "knots": 3}}

@@ -24,7 +24,7 @@ def backward_uphill(run: "Run", batch: Batch, knobs: Mapping[str, Any]) -> tuple
     """
     draws = run.noise.get_state(), run.streams.now()
     losses, added = run.regularization.loss(run.model, batch, knobs)
-    rows = _rows(run, batch, losses)
+    rows = _rows(run, batch, losses, knobs)
     uphill, rest = _split(losses, rows)
     penalty = run.regularization.penalty(run.effective(), knobs)
     for part in (added, penalty):
@@ -58,11 +58,10 @@ def backward_uphill(run: "Run", batch: Batch, knobs: Mapping[str, Any]) -> tuple
     return mean, mean if penalty is None else mean + penalty
 
 
-def _rows(run: "Run", batch: Batch, losses: Tensor) -> Tensor | None:
+def _rows(run: "Run", batch: Batch, losses: Tensor, knobs: Mapping[str, Any]) -> Tensor | None:
     """Which examples' losses are taken uphill, (B,); None: all."""
-    record = run.regularization.ascending
-    assert record is not None
-    if record.rows is None:
+    rows = run.regularization.uphill_rows(batch, knobs)
+    if rows is None:
         return None
     if losses.shape != (len(batch.targets),):
         raise HpoError(
@@ -70,8 +69,7 @@ def _rows(run: "Run", batch: Batch, losses: Tensor) -> Tensor | None:
             hint='let the task\'s loss give them (reduction="none"), or leave this knob out',
             code="bad-loss",
         )
-    chosen: Tensor = record.rows(batch)
-    return chosen
+    return rows
 
 
 def _split(losses: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -7,19 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from objectives.training.attention import Attention
+from objectives.training.atsites import AtSites
 from objectives.training.auxiliary import auxiliary_loss
 from objectives.training.beginning import bound
 from objectives.training.evaluation import checked_loss
 from objectives.training.looking import Looking
 from objectives.training.places import Knobs, Places
 from objectives.training.reparametrisation import Reparametrisation
-from objectives.training.rerun import refuse_again
-from objectives.training.sites import attention_sites, own_rate
 from objectives.training.softtargets import SoftTargets
 from objectives.training.task import Task, task_name
 from search_spaces.errors import HpoError
-from search_spaces.passes import Beginning
+from search_spaces.passes import Beginning, Pass
 from search_spaces.regularizer import Batch, Regularizer
 
 
@@ -48,7 +46,6 @@ class Regularization:
         self._targets = SoftTargets(task)
         self._places = Places(model, point)
         self._resting: Knobs = {}  # knobs that nothing gives and nothing has to
-        self._in_force: Knobs | None = None
         self._soft_for: str | None = None  # found out at the first batch; empty: nobody
         self._needs_probabilities = next((n for n, r in self._regularizers.items() if r.target), "")
         for name, regularizer in self._regularizers.items():
@@ -56,12 +53,8 @@ class Regularization:
                 self._check(name, regularizer, knob, point)
         self._weights = Reparametrisation(model, self._places, records, rng)
         self._weights.rest_at(self._all(point))
-        self._attention = self._attended(model)
-        self._looking = Looking(task, model, self._regularizers, self._attention, rng)
-
-    def _attended(self, model: nn.Module) -> Attention | None:
-        records = [r for r in self._regularizers.values() if r.attention or r.attends]
-        return Attention([*attention_sites(model).values()], self._kept) if records else None
+        self._sites = AtSites(model, self._places, records, rng)
+        self._looking = Looking(task, model, self._regularizers, self._sites.attention, rng)
 
     @property
     def names(self) -> list[str]:
@@ -181,13 +174,17 @@ class Regularization:
             losses = regularizer.loss_example(losses, self._all(knobs))
         return losses
 
-    def learn(self, knobs: Knobs) -> None:
-        """Lets regularizers learn from the last pass, after the step that it led to."""
-        if not self._looking.learns:
+    def last_pass(self) -> Pass | None:
+        """The last pass that regularizers looked at, if one of them learns; it is given once."""
+        return self._looking.taken()
+
+    def learn(self, passed: Pass | None, knobs: Knobs) -> None:
+        """Lets regularizers learn from a pass, after the step that it led to."""
+        if passed is None:
             return
         self.in_force(knobs)
         try:
-            self._looking.learn(self._all(knobs))
+            self._looking.learn(passed, self._all(knobs))
         finally:
             self.in_force(None)
 
@@ -210,7 +207,7 @@ class Regularization:
         for regularizer in self._regularizers.values():
             if regularizer.optimizer is not None:
                 for group, strengths in self._places.by_layer(regularizer, parameters, knobs):
-                    regularizer.optimizer(list(group.values()), strengths, rate)
+                    regularizer.optimizer(group, strengths, rate)
 
     def ascent(
         self, parameters: Mapping[str, Tensor], gradients: Mapping[str, Tensor], knobs: Knobs
@@ -220,6 +217,11 @@ class Regularization:
         assert record is not None and record.ascent is not None
         return record.ascent(parameters, gradients, self._all(knobs))
 
+    def uphill_rows(self, batch: Batch, knobs: Knobs) -> Tensor | None:
+        """Which examples' losses that gradient is of, (B,); None: all."""
+        record = self.ascending
+        return record.rows(batch, self._all(knobs)) if record and record.rows else None
+
     def in_force(self, knobs: Knobs | None) -> None:
         """Says what holds in the coming forward pass, at the sites and for the weights.
 
@@ -227,7 +229,7 @@ class Regularization:
         """
         knobs = None if knobs is None else self._all(knobs)
         self._weights.use(knobs)
-        self._in_force = knobs
+        self._sites.in_force = knobs
 
     def rest_at(self, knobs: Knobs) -> None:
         """Says which knobs hold where the model is evaluated."""
@@ -249,55 +251,5 @@ class Regularization:
                 memory.load_state_dict(state[name])
 
     def attach(self) -> list[Callable[[], None]]:
-        """Puts the regularizers on the model; gives back what undoes it.
-
-        If dropout is among them the sites' own rates are zero meanwhile: its strength comes from
-        the knob alone.
-        """
-        undo = self._weights.attach()
-        undo += self._looking.attach()
-        if self._attention is not None:
-            undo += self._attention.attach()
-        for kind, sites in self._places.sites.items():
-            records = [r for r in self._regularizers.values() if r.activation and r.site == kind]
-            for place, site in enumerate(sites if records else ()):
-                if any(r.replaces_dropout for r in records):
-                    undo += _without_own_rate(site)
-                hook = partial(self._at_site, place, records)
-                undo.append(site.register_forward_hook(hook).remove)
-        return undo
-
-    def _at_site(
-        self, place: int, records: list[Regularizer], site: nn.Module, _: Any, output: Tensor
-    ) -> Tensor:
-        if not site.training:
-            return output
-        refuse_again(site)
-        if self._in_force is None:
-            return output
-        for regularizer in records:
-            here = self._places.at(place, regularizer, self._in_force)
-            assert regularizer.activation is not None
-            output = regularizer.activation(output, here, self._rng, site).to(output.dtype)
-        return output
-
-    def _kept(self, shape: tuple[int, int, int], site: nn.Module) -> Tensor | None:
-        """The keys that each query may look at, (B, L, S); None for all."""
-        if self._in_force is None:
-            return None
-        refuse_again(site)
-        kept: Tensor | None = None
-        for regularizer in self._regularizers.values():
-            if regularizer.attention is not None:
-                own = regularizer.attention(shape, self._in_force, self._rng)
-                kept = own if kept is None else kept & own
-        return kept
-
-
-def _without_own_rate(site: nn.Module) -> list[Callable[[], None]]:
-    attribute = own_rate(site)
-    if attribute is None:
-        return []
-    rate = getattr(site, attribute)
-    setattr(site, attribute, 0.0)
-    return [partial(setattr, site, attribute, rate)]
+        """Puts the regularizers on the model; gives back what undoes it."""
+        return [*self._weights.attach(), *self._looking.attach(), *self._sites.attach()]

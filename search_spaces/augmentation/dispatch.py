@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from search_spaces.augmentation.operation import Operation
 from search_spaces.augmentation.split import Split
 from search_spaces.augmentation.tones import Linear, linear
-from search_spaces.augmentation.values import Range, scaled
+from search_spaces.augmentation.values import UNIT, Range, scaled
 from search_spaces.augmentation.warps import Affine, matrix, warped
 from search_spaces.errors import HpoError
 from search_spaces.regularizer import uniform
@@ -23,8 +23,6 @@ from search_spaces.regularizer import uniform
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-UNIT = Range(0.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ class Operation:
     largest amount; `off` is zero. full: the amount at magnitude 1 of a policy. ways: amounts go
     "one" way, from zero on, or "both" ways, or are a "switch", 0 or 1, whose strength is the
     probability of 1. valued: it works on values in [0, 1], to which inputs are scaled. channels:
-    how many it needs, or None. differentiable: the result has a useful gradient in the amounts.
+    how many it needs, or None. differentiable: the result has a useful gradient in the amounts;
+    with surrogate it is that of a smoother change.
     """
 
     kind: Kind
@@ -50,6 +51,7 @@ class Operation:
     valued: bool = False
     channels: int | None = None
     differentiable: bool = False
+    surrogate: bool = False
     note: str = ""
 
     def amounts(self, magnitude: Strength, rows: int, like: Tensor, rng: torch.Generator) -> Tensor:
@@ -130,5 +132,6 @@ def as_regularizer(name: str, operation: Operation) -> Regularizer:
         batch=change_scaled if operation.valued else change,
         remember=Range.seen if operation.valued else None,
         differentiable=operation.differentiable,
+        surrogate=operation.surrogate,
         note=operation.note,
     )

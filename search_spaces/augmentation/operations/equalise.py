@@ -15,20 +15,20 @@ BINS = 256
 
 
 def equal(images: Tensor, amounts: Tensor, draws: Tensor) -> Tensor:
-    """(n(x) - n(low)) / (N - n(low)) at amount 1, where n(x) of the N pixels of the channel fall
-    in the bin of x or below, of 256, and low is its least value (Gonzalez and Woods, section 3.3;
-    `Equalize` of Cubuk et al. 2019); a channel of one value stays as it is."""
+    """n(x) / (N - m) at amount 1, where of the N pixels of the channel n(x) fall below the bin of
+    x, of 256, and m into the highest that is in use (PIL's form of the method in Gonzalez and
+    Woods, section 3.3, without its rounding; `Equalize` of Cubuk et al. 2019). A channel of one
+    value stays as it is."""
     import torch
 
     flat = images.detach().flatten(2)
     bins = (flat * (BINS - 1)).round_().clamp_(0, BINS - 1).long()
     counts = flat.new_zeros(*flat.shape[:2], BINS)
-    below = counts.scatter_add_(2, bins, torch.ones_like(flat)).cumsum_(2)
-    lowest = (flat.amin(2, keepdim=True) * (BINS - 1)).round_().clamp_(0, BINS - 1).long()
-    least = below.gather(2, lowest)
-    left = flat.shape[2] - least
-    table = (below - least) / left.clamp(min=1)
-    equalised = torch.where(left > 0, table.gather(2, bins), flat).reshape(images.shape)
+    counts.scatter_add_(2, bins, torch.ones_like(flat))
+    highest = (flat.amax(2, keepdim=True) * (BINS - 1)).round_().clamp_(0, BINS - 1).long()
+    others = flat.shape[2] - counts.gather(2, highest)
+    table = (counts.cumsum(2) - counts) / others.clamp(min=1)
+    equalised = torch.where(others > 0, table.gather(2, bins), flat).reshape(images.shape)
     return images.lerp(equalised, column(amounts, images))
 
 

@@ -24,10 +24,14 @@ def coarsen(images: Tensor, amounts: Tensor, draws: Tensor) -> Tensor:
     fixed in v - s f. In the amount that is the slope of the mean over values that lie evenly; the
     true derivative knows nothing of the jumps.
     """
-    step = column(amounts, images).exp2()
-    share = ((images.detach() * TOP + ROUNDING) / step.detach()).frac()
-    # On a whole level the share is just what was added.
-    return images - step * share / TOP + ROUNDING / TOP
+    step = column(amounts, images).exp2() / TOP
+    whole = ((images.detach() + ROUNDING / TOP) / step.detach()).floor()
+    coarse = whole * step.detach()
+    if not (images.requires_grad or step.requires_grad):
+        return coarse
+    share = images.detach() / step.detach() - whole
+    straight = images - step * share
+    return coarse + (straight - straight.detach())
 
 
 OPERATION = Operation(
@@ -37,5 +41,6 @@ OPERATION = Operation(
     full=4.0,
     valued=True,
     differentiable=True,
+    surrogate=True,
     note="bits lost of eight: at least one is kept; the gradient is straight through",
 )

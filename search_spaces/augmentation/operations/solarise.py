@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LEVEL = 255 / 256  # so that white is not above the threshold at an amount of zero
-SOFT = 1 / 16  # width of the gate in the gradient, against that of the range of values
+SOFT = 1 / 32  # width of the gate in the gradient, against that of the range of values
 
 
 def solar(images: Tensor, amounts: Tensor, draws: Tensor) -> Tensor:
@@ -39,5 +39,6 @@ OPERATION = Operation(
     full=1.0,
     valued=True,
     differentiable=True,
+    surrogate=True,
     note="one minus the threshold; the gradient is that of a soft gate",
 )
