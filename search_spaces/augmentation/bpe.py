@@ -18,7 +18,7 @@ Merges: TypeAlias = Sequence[tuple[str, str]]
 def encode(
     word: Sequence[str], merges: Merges, rate: float, rng: torch.Generator
 ) -> tuple[str, ...]:
-    """The tokens of a word, whose symbols are merged pair by pair, the first pairs of `merges` first.
+    """The tokens of a word: its symbols merged pair by pair, in the order of `merges`.
 
     Before every merge each pair that could be merged is left out with probability `rate`; where
     none is left the word is done (Provilkov et al. 2020, algorithm 1). Rate 0 is plain byte-pair

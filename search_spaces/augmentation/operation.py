@@ -86,9 +86,7 @@ class Operation:
         return spread(strength, share) * share
 
 
-def prepared(
-    inputs: Tensor, memory: Memory | None, change: Callable[[Tensor], Tensor]
-) -> Tensor:
+def prepared(inputs: Tensor, memory: Memory | None, change: Callable[[Tensor], Tensor]) -> Tensor:
     """The inputs after a change that is made while they are as operations take them: values in
     [0, 1] under a range, tokens in the numbers of operations under a vocabulary."""
     if memory is None:

@@ -21,9 +21,9 @@ PAD, MASK, FIRST = 0, 1, 2  # the numbers of tokens in operations; words begin a
 class Vocabulary:
     """The tokens of a task that stand for no word.
 
-    pad: fills rows up. mask: stands where a word is hidden; the padding does where a task has none,
-    as in word dropout. parts: for each token the two that byte-pair encoding merged into it, (V, 2),
-    and -1 for those that it did not make; None where a task does not say.
+    pad: fills rows up. mask: stands where a word is hidden; where a task has none the padding does,
+    as in word dropout. parts: for each token the two that byte-pair encoding merged into it, (V,
+    2), and -1 for those that it did not make; None where a task does not say.
     """
 
     pad: int = 0
@@ -32,7 +32,7 @@ class Vocabulary:
 
     @staticmethod
     def of(task: object) -> Vocabulary:
-        """What the attributes pad_token, mask_token and token_parts of a task say, if it has any."""
+        """What a task says with its attributes pad_token, mask_token and token_parts, if any."""
         parts = getattr(task, "token_parts", None)
         if parts is not None and (parts.ndim != 2 or parts.shape[1] != 2):
             raise HpoError(

@@ -38,12 +38,14 @@ def merged(beginning: Beginning) -> Merged:
             "-1 where it has none (search_spaces.augmentation.bpe.parts makes it from merges)",
             code="unsuited-task",
         )
+    import torch
+
     parts = vocabulary.parts.long().to(beginning.device)
-    reached, depth = parts[(parts >= 0).all(1)].unique(), 0
+    reached, depth = parts[(parts >= 0).all(1)].flatten(), 0
     if len(reached):
         depth = 1
     while len(reached := reached[parts[reached, 0] >= 0]):
-        reached, depth = parts[reached].unique(), depth + 1
+        reached, depth = torch.unique(parts[reached]), depth + 1
         if depth > DEEPEST:
             raise HpoError(
                 f"token_parts: some token is not in symbols after {DEEPEST} rounds of taking apart",
@@ -54,7 +56,7 @@ def merged(beginning: Beginning) -> Merged:
 
 
 def split(memory: Merged, batch: Batch, h: Strengths, rng: torch.Generator) -> Batch:
-    """The batch with each merged token taken apart with probability `bpe_dropout`, and so its parts.
+    """The batch with each merged token, and then its parts, taken apart with this probability.
 
     As if the encoder had left out the last merge of a token. BPE-dropout (Provilkov et al. 2020)
     leaves merges out while it encodes, after which others become possible that plain encoding
@@ -83,7 +85,7 @@ def split(memory: Merged, batch: Batch, h: Strengths, rng: torch.Generator) -> B
 
 
 def _opened(memory: Merged, tokens: Tensor, whole: Tensor, apart: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows with the tokens `apart` replaced by their parts, and what is not to be asked again."""
+    """The rows with tokens replaced by their parts, and which are not to be asked again."""
     rows, length = tokens.shape
     place = (apart.long() + 1).cumsum(1) - 1 - apart.long()  # of the token, or of its left part
     left, right = memory.parts[tokens].unbind(-1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from search_spaces.domains import Float
-from search_spaces.regularizer import Batch, Regularizer, Strengths, spread, uniform
-from search_spaces.regularizers._tables import rows
+from search_spaces.errors import HpoError
+from search_spaces.regularizer import Batch, Regularizer, Strengths, real, spread, uniform
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ def nearness(beginning: Beginning) -> Tensor:
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     first = None
     for batch in beginning.batches():
-        table = rows(batch.inputs, "group_mask").double()
+        table = _rows(batch.inputs).double()
         first = table[:1] if first is None else first  # sums about a value that occurs stay exact
         table = table - first
         count += len(table)
@@ -50,12 +50,22 @@ def mask(places: Tensor, batch: Batch, h: Strengths, rng: torch.Generator) -> Ba
     them as the correlation r does. Zero is the mean of standardised columns. The number of columns
     is rounded to the nearest.
     """
-    table = rows(batch.inputs, "group_mask")
+    table = _rows(batch.inputs)
     columns = table.shape[1]
     seed = (uniform((len(table),), table, rng) * columns).long().clamp(max=columns - 1)
     place = places[seed].to(table)
     hidden = place + 0.5 < spread(h["group_mask"], place) * columns
     return batch._replace(inputs=table.masked_fill(hidden, 0.0))
+
+
+def _rows(inputs: Tensor) -> Tensor:
+    if inputs.ndim != 2:
+        raise HpoError(
+            f"group_mask needs inputs of shape (B, D), found {tuple(inputs.shape)}",
+            hint="it is for tables: leave this knob out",
+            code="bad-batch",
+        )
+    return real(inputs, "group_mask")
 
 
 REGULARIZER = Regularizer(

@@ -30,7 +30,7 @@ def mask(series: Tensor, amount: Tensor, rng: torch.Generator) -> Tensor:
     middle = torch.arange(count + 1, device=series.device, dtype=series.dtype)
     ends = (middle + 0.5).minimum((low + wide)[:, None]), (middle - 0.5).maximum(low[:, None])
     hidden = (ends[0] - ends[1]).clamp(min=0)[:, None, :]
-    changed = torch.fft.irfft(spectrum * (1 - hidden), n=series.shape[-1])
+    changed: Tensor = torch.fft.irfft(spectrum * (1 - hidden), n=series.shape[-1])
     return changed.to(series.dtype)
 
 

@@ -21,9 +21,9 @@ def corrupt(tokens: Tensor, amount: Tensor, rng: torch.Generator) -> Tensor:
     """One mask in place of every span; a share `amount` of the tokens lies in spans.
 
     A span of 3 begins at each token with probability q = 1 - (1 - amount)^(1/3), so that a token is
-    in none with probability (1 - q)^3 = 1 - amount (the first two of a row lie in fewer); spans that
-    meet are one. All have the same mask, as in text infilling (Lewis et al. 2020); T5 (Raffel et
-    al. 2020) numbers its own. Rows close up and are padded; padding is in no span.
+    in none with probability (1 - q)^3 = 1 - amount (the first two of a row are in fewer); spans
+    that meet are one. All have the same mask, as in text infilling (Lewis et al. 2020); T5 (Raffel
+    et al. 2020) numbers its own. Rows close up and are padded; padding is in no span.
     """
     import torch
 
