@@ -54,11 +54,16 @@ def test_coordinates_are_scalar_and_parents_come_first() -> None:
         (Form("linear", 3), ["x@0", "x@0.5", "x@1"]),
         (Form("cosine"), ["x@0", "x@1"]),
         (Form("cyclical", cycles=2), ["x@0", "x@0.25"]),
+        (Form("ramp"), ["x@start", "x@end", "x@until"]),
+        (Form("ramp", at=(0.3,)), ["x@0", "x@0.3"]),
+        (Form("stages", 3), ["x@stage1", "x@stage2", "x@stage3", "x@until1", "x@until2"]),
+        (Form("stages", at=(0.2, 0.6)), ["x@0", "x@0.2", "x@0.6"]),
     ],
 )
 def test_knots_become_coordinates(form: Form | None, names: list[str]) -> None:
     space = SearchSpace({"x": Float(0, 1, schedule=form)})
     assert list(space.coordinates()) == names
+    assert space.schedule({}).at(0.7) == {"x": 0.5}
 
 
 def test_a_vector_with_a_schedule_has_a_coordinate_for_each_strength_at_each_knot() -> None:
