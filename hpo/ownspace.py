@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from hpo.bilevel.gates.acting import acting
+from hpo.bilevel.gates.acting import DROPOUT, acting, place
 from hpo.wording import describe
 from search_spaces import catalogue, plugins
 from search_spaces.domains import Domain, Point
@@ -50,8 +50,10 @@ def knobs_of(space: object, fixed: Mapping[str, Any], model: nn.Module) -> Knobs
             )
     for name, value in fixed.items():
         _check_fixed(name, value, known, found)
-    used = {n: r for n, r in records.items() if {*found, *fixed} & set(r.knobs)}
-    used, idle = acting(used, model)
+    named = {n: r for n, r in records.items() if {*found, *fixed} & set(r.knobs)}
+    for name, record in named.items():
+        _refuse_looking(name, record)
+    used, idle = acting(named, model)
     kept = SearchSpace({name: one for name, one in found.items() if name not in idle})
     start = {**kept.start, **{name: value for name, value in fixed.items() if name not in idle}}
     scalars = {name: value for name, value in start.items() if not isinstance(value, tuple)}
@@ -59,12 +61,29 @@ def knobs_of(space: object, fixed: Mapping[str, Any], model: nn.Module) -> Knobs
     if not tunable:
         raise HpoError(
             f"nothing of {', '.join(found) or 'an empty space'} can be tuned in this model",
-            hint="dropout and activation noise act where a model has nn.Dropout layers",
+            hint="dropout and activation noise act where a model has nn.Dropout layers, others at"
+            " the ends of branches or in nn.MultiheadAttention",
             code="no-space",
         )
     held = {name: value for name, value in fixed.items() if name not in idle}
-    notes = tuple(f"{name} left out: this model has no dropout layers" for name in sorted(idle))
+    lacks = {knob: place(r) for r in named.values() for knob in r.knobs}
+    missing = {knob: "dropout layers" if what == DROPOUT else what for knob, what in lacks.items()}
+    notes = tuple(f"{name} left out: this model has no {missing[name]}" for name in sorted(idle))
     return Knobs(kept, tunable, {n: known[n] for n in held}, held, start, used, notes)
+
+
+def _refuse_looking(name: str, record: Regularizer) -> None:
+    """HpoError for what only a training loop of ours can do: to look at a pass, to take a step's
+    gradient elsewhere, to evaluate with other weights."""
+    own = ("loss_output", "loss_batch", "learn", "ascent")
+    if record.evaluated or any(getattr(record, hook) is not None for hook in own):
+        raise HpoError(
+            f"{name} looks at the model's passes or changes the step, which self_tune cannot do in"
+            " a loop of your own",
+            hint="leave it out, or make the loop a task (hpo init --kind task) for hpo run",
+            code="refused",
+            found=name,
+        )
 
 
 def _check_fixed(name: str, value: Any, known: Mapping[str, Domain], space: SearchSpace) -> None:

@@ -107,7 +107,7 @@ def load(spec: StudySpec) -> Problem:
         name: record for name, record in catalogue.records().items() if used & set(record.knobs)
     }
     ignored, idle = _without_a_place(spec, target, regularizers)
-    notes = tuple(f"{name} ignored: this model has no dropout sites" for name in ignored)
+    notes = tuple(f"{name} ignored: this model has no {what}" for name, what in ignored.items())
     return Problem(
         *(spec, target, True, space, fixed_domains, fixed, regularizers, training, idle, notes)
     )
@@ -249,12 +249,13 @@ def _training(spec: StudySpec, default: Training) -> Training:
 
 def _without_a_place(
     spec: StudySpec, target: Any, regularizers: Mapping[str, Regularizer]
-) -> tuple[list[str], frozenset[str]]:
-    """The regularizers that cannot act on this task, and the knobs that only they use; found
-    without training."""
-    if all(record.activation is None for record in regularizers.values()):
-        return [], frozenset()
-    from hpo.bilevel.gates.acting import acting
+) -> tuple[dict[str, str], frozenset[str]]:
+    """The regularizers that cannot act on this task, each with what its model lacks, and the knobs
+    that only they use; found without training."""
+    from hpo.bilevel.gates.acting import acting, place
+
+    if not any(place(record) for record in regularizers.values()):
+        return {}, frozenset()
     from objectives.training.blame import described
 
     try:
@@ -266,4 +267,5 @@ def _without_a_place(
             code="objective-failed",
             path=("objective",),
         ) from error
-    return [name for name in regularizers if name not in placed], frozenset(idle)
+    left_out = {name: place(r) for name, r in regularizers.items() if name not in placed}
+    return left_out, frozenset(idle)

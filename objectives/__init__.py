@@ -12,12 +12,14 @@ if TYPE_CHECKING:
     from objectives.training.measurement import Measurement as Measurement
     from objectives.training.options import Training as Training
     from objectives.training.resolve import resolve as resolve
+    from objectives.training.sites import Branch as Branch
     from objectives.training.task import Task as Task
     from objectives.training.task import is_task as is_task
     from search_spaces.regularizer import Batch as Batch
 
 _HOME = {
     "Batch": "search_spaces.regularizer",
+    "Branch": "objectives.training.sites",
     "Measurement": "objectives.training.measurement",
     "Task": "objectives.training.task",
     "Training": "objectives.training.options",

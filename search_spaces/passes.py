@@ -26,9 +26,9 @@ class Pass:
     queries, keys) each; empty unless a regularizer asks for them (`attends`).
 
     again: the outputs for other inputs of as many rows, under the same knobs and with new draws at
-    the dropout sites; the running averages of norms do not learn from it. view: the raw batch with
-    new draws of everything that changes batches, augmentations among them. step: how many steps
-    of the optimizer came before.
+    the dropout sites; the running averages of norms do not learn from it. embed: what the last
+    linear layer is given in such a pass. view: the raw batch with new draws of everything that
+    changes batches, augmentations among them.
     """
 
     model: nn.Module
@@ -36,10 +36,10 @@ class Pass:
     batch: Batch
     outputs: Tensor
     again: Callable[[Tensor], Tensor]
+    embed: Callable[[Tensor], Tensor]
     view: Callable[[], Batch]
     features: Tensor | None = None
     attention: tuple[Tensor, ...] = field(default=())
-    step: int = 0
 
     def logits(self, user: str) -> Tensor:
         """The outputs if there is a row (B, C) of two or more for each example; else HpoError."""
@@ -54,24 +54,30 @@ class Pass:
 
     def embedding(self, user: str) -> Tensor:
         """What the last linear layer was given, one row (B, D) for each example; else HpoError."""
-        if self.features is None or len(self.features) != len(self.outputs):
-            raise HpoError(
-                f"{user} works on what the last nn.Linear of the model is given, one row for each "
-                "example, and this model has no such layer",
-                hint="leave its knobs out of the space",
-                code="unsuited-model",
-            )
-        return self.features.flatten(1)
+        return embedding(self.features, len(self.outputs), user)
+
+
+def embedding(features: Tensor | None, rows: int, user: str) -> Tensor:
+    """The features (rows, D); HpoError if a pass did not show one row of them for each example."""
+    if features is None or features.ndim < 2 or len(features) != rows:
+        raise HpoError(
+            f"{user} works on what the last nn.Linear of the model is given, one row for each "
+            "example, and this model has no such layer",
+            hint="leave its knobs out of the space",
+            code="unsuited-model",
+        )
+    return features.flatten(1)
 
 
 @dataclass(frozen=True)
 class Beginning:
     """A run before its first step.
 
-    model: with the weights it starts from. losses: the task's loss of a batch, as a model gives
-    it. batches: one pass over the training split, always the same, drawing from no generator of
-    the run; on the run's device. teacher: a trained model that the task brings, frozen, or None.
-    vocabulary: what the task says of its tokens.
+    model: with the weights it starts from; it is the one that is then trained. losses: the task's
+    loss of a batch under a model, whose norms do not learn from it. batches: one pass over the
+    training split, always the same, drawing from no generator of the run; on the run's device.
+    teacher: a trained model that the task brings, frozen, or None. vocabulary: what the task says of
+    its tokens.
     """
 
     model: nn.Module

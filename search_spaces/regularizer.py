@@ -30,6 +30,7 @@ LossOutputHook: TypeAlias = "Callable[..., Tensor]"  # pass, strengths, generato
 LossBatchHook: TypeAlias = "Callable[..., Tensor]"  # pass, strengths, generator
 PenaltyHook: TypeAlias = "Callable[..., Tensor]"  # parameters, strengths
 ParameterHook: TypeAlias = "Callable[..., Mapping[str, Tensor]]"  # parameters, strengths, generator
+RowsHook: TypeAlias = "Callable[..., Tensor]"  # batch as the task gave it, strengths
 AscentHook: TypeAlias = "Callable[..., Mapping[str, Tensor]]"  # parameters, gradients, strengths
 OptimizerHook: TypeAlias = "Callable[..., None]"  # parameters, strengths, learning rate
 LearnHook: TypeAlias = "Callable[..., None]"  # pass, strengths, generator
@@ -102,7 +103,7 @@ class Regularizer:
     parameter: ParameterHook | None = None
     ascent: AscentHook | None = None
     optimizer: OptimizerHook | None = None
-    rows: Callable[..., Tensor] | None = None  # batch
+    rows: RowsHook | None = None
     remember: Callable[[Beginning], Any] | None = None
     learn: LearnHook | None = None
     differentiable: bool = False

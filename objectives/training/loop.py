@@ -84,6 +84,7 @@ class _Trial:
         begun = time.perf_counter()
         run = self._run
         train_loss = self._train_until(next(s for s in self._stops if s > run.step))
+        run.regularization.rest_at(run.tuner.point(run.step / run.training.steps))
         diverged = not math.isfinite(train_loss)
         known = (name for measurement in self.history for name in measurement.metrics)
         held_out = unknown(run.task, known) if diverged else _held_out(run)

@@ -1,58 +1,31 @@
 """The regularizers of one run, applied where each of them enters the training step."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from objectives.training.atsites import AtSites
 from objectives.training.auxiliary import auxiliary_loss
+from objectives.training.beginning import bound
 from objectives.training.evaluation import checked_loss
-from objectives.training.rerun import refuse_again
+from objectives.training.looking import Looking
+from objectives.training.places import Knobs, Places
+from objectives.training.reparametrisation import Reparametrisation
 from objectives.training.softtargets import SoftTargets
-from objectives.training.standin import StandIns
 from objectives.training.task import Task, task_name
 from search_spaces.errors import HpoError
+from search_spaces.passes import Beginning
 from search_spaces.regularizer import Batch, Regularizer
-
-_SITES = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
-
-# A strength is a plain value, a 0-d tensor, a (rows,) tensor, or a vector of these.
-Knobs = Mapping[str, Any]
-
-
-def dropout_sites(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules at which activation regularizers act, by name: nn.Dropout, 1d, 2d and 3d.
-
-    Alpha dropout has rules of its own and keeps its own probability.
-    """
-    return {name: module for name, module in model.named_modules() if isinstance(module, _SITES)}
-
-
-def layers(model: nn.Module) -> list[list[str]]:
-    """The names of the trained parameters, grouped by layer in the model's order.
-
-    A layer is a module that owns a tensor of two or more dimensions; parameters of other modules
-    (norms) belong to the layer before them. A vector knob has one strength for each layer.
-    """
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    groups: list[list[str]] = [[]]
-    filled = False
-    for path, module in model.named_modules():
-        own = [(n, p) for n, p in module.named_parameters(path, recurse=False) if n in trained]
-        if any(p.ndim >= 2 for _, p in own):
-            if filled:
-                groups.append([])
-            filled = True
-        groups[-1] += [name for name, _ in own]
-    return groups
 
 
 class Regularization:
     """The regularizers of one run, by name, with their random draws and the places they act at.
 
-    point: the knobs at the start; a knob whose value there is a tuple is a vector, with one
-    strength for each dropout site or each layer.
+    point: the knobs at the start; a tuple there is a vector, with one strength for each site or
+    layer. begun: gives the beginning of the run, to those that remember something of it.
     """
 
     def __init__(
@@ -62,24 +35,26 @@ class Regularization:
         regularizers: Mapping[str, Regularizer],
         point: Mapping[str, Any],
         rng: torch.Generator,
+        begun: Callable[[], Beginning],
     ) -> None:
         # In the order of their names: the draws must not depend on how a spec was written.
-        self._regularizers = dict(sorted(regularizers.items()))
-        self._task = task
+        self._regularizers, self._memories = dict(sorted(regularizers.items())), dict[str, Any]()
+        if any(r.remember for r in regularizers.values()):
+            self._regularizers, self._memories = bound(self._regularizers, begun())
+        records = self._regularizers.values()
+        self._task, self._model, self._rng = task, model, rng
         self._targets = SoftTargets(task)
-        self._widths = {knob: len(v) for knob, v in point.items() if isinstance(v, tuple)}
-        self._sites = list(dropout_sites(model).values())
-        self._layers = layers(model)
-        self._stand_ins = StandIns(model)
-        self._shaking = any(r.parameter is not None for r in self._regularizers.values())
+        self._places = Places(model, point)
         self._resting: Knobs = {}  # knobs that nothing gives and nothing has to
-        self._rng = rng
-        self._in_force: Knobs | None = None
         self._soft_for: str | None = None  # found out at the first batch; empty: nobody
         self._needs_probabilities = next((n for n, r in self._regularizers.items() if r.target), "")
         for name, regularizer in self._regularizers.items():
             for knob in regularizer.knobs:
                 self._check(name, regularizer, knob, point)
+        self._weights = Reparametrisation(model, self._places, records, rng)
+        self._weights.rest_at(self._all(point))
+        self._sites = AtSites(model, self._places, records, rng)
+        self._looking = Looking(task, model, self._regularizers, self._sites.attention, rng)
 
     @property
     def names(self) -> list[str]:
@@ -90,6 +65,21 @@ class Regularization:
     def steps(self) -> bool:
         """Whether one of them changes the parameters before a step."""
         return any(regularizer.optimizer for regularizer in self._regularizers.values())
+
+    @property
+    def ascending(self) -> Regularizer | None:
+        """The one that says where the gradient of a step is taken, if there is one.
+
+        HpoError for more than one.
+        """
+        found = {n: r for n, r in self._regularizers.items() if r.ascent is not None}
+        if len(found) > 1:
+            raise HpoError(
+                f"{' and '.join(found)} both say where the gradient is taken",
+                hint="leave one of them out of the space",
+                code="refused",
+            )
+        return next(iter(found.values()), None)
 
     def _check(
         self, name: str, regularizer: Regularizer, knob: str, point: Mapping[str, Any]
@@ -104,23 +94,7 @@ class Regularization:
                 hint=f"add {knob} to space: or to fixed:",
                 code="missing-knob",
             )
-        width = self._widths.get(knob)
-        if width is None:
-            return
-        if any((regularizer.batch, regularizer.target, regularizer.loss_example)):
-            raise HpoError(
-                f"knob {knob} is a vector, but {name} takes one strength",
-                hint=f"leave out size: of {knob}",
-                code="bad-vector",
-            )
-        at_sites = regularizer.activation is not None
-        places, what = (self._sites, "dropout sites") if at_sites else (self._layers, "layers")
-        if width != len(places):
-            raise HpoError(
-                f"knob {knob} has size {width}, but this model has {len(places)} {what}",
-                hint=f"size: {len(places)} gives one strength to each",
-                code="bad-vector",
-            )
+        self._places.check(name, regularizer, knob)
 
     def _all(self, knobs: Knobs) -> Knobs:
         """The knobs together with those that rest at their start."""
@@ -162,18 +136,25 @@ class Regularization:
                     return name
         return ""
 
-    def loss(self, model: nn.Module, batch: Batch, knobs: Knobs) -> tuple[Tensor, Tensor | None]:
-        """The losses of a batch under these knobs, as their mean is to be taken, and the mean of
-        the auxiliary losses where the task has any; no penalty yet."""
-        batch = self.batch(batch, knobs)
+    def loss(self, model: nn.Module, raw: Batch, knobs: Knobs) -> tuple[Tensor, Tensor | None]:
+        """The losses of a batch under these knobs, as their mean is to be taken, and what is added
+        to that mean: auxiliary losses of the task, and of regularizers that look at the batch as a
+        whole. No penalty yet."""
+        batch = self.batch(raw, knobs)
+        rows = len(batch.targets)
         self.in_force(knobs)
         try:
-            loss = self._task.loss(model, batch)
-            auxiliary = auxiliary_loss(self._task, model, batch, knobs)
+            with self._looking.watching() as seen:
+                loss = self._task.loss(model, batch)
+            added = auxiliary_loss(self._task, model, batch, knobs)
+            losses = self.losses(checked_loss(loss, rows, self._task), rows, knobs)
+            if self._looking:
+                view = partial(self.batch, raw, knobs)
+                passed = self._looking.passed(model, raw, batch, seen, view)
+                losses, added = self._looking.added(passed, losses, added, self._all(knobs))
         finally:
             self.in_force(None)
-        rows = len(batch.targets)
-        return self.losses(checked_loss(loss, rows, self._task), rows, knobs), auxiliary
+        return losses, added
 
     def losses(self, losses: Tensor, rows: int, knobs: Knobs) -> Tensor:
         """The losses of `rows` examples as their mean is to be taken.
@@ -193,6 +174,16 @@ class Regularization:
             losses = regularizer.loss_example(losses, self._all(knobs))
         return losses
 
+    def learn(self, knobs: Knobs) -> None:
+        """Lets regularizers learn from the last pass, after the step that it led to."""
+        if not self._looking.learns:
+            return
+        self.in_force(knobs)
+        try:
+            self._looking.learn(self._all(knobs))
+        finally:
+            self.in_force(None)
+
     def penalty(self, parameters: Mapping[str, Tensor], knobs: Knobs) -> Tensor | None:
         """What is added to the loss; None when no regularizer adds anything."""
         total: Tensor | None = None
@@ -200,7 +191,7 @@ class Regularization:
         for regularizer in self._regularizers.values():
             if regularizer.penalty is None:
                 continue
-            for group, strengths in self._by_layer(regularizer, parameters, knobs):
+            for group, strengths in self._places.by_layer(regularizer, parameters, knobs):
                 value = regularizer.penalty(group, strengths)
                 total = value if total is None else total + value
         return total
@@ -211,28 +202,21 @@ class Regularization:
         knobs = self._all(knobs)
         for regularizer in self._regularizers.values():
             if regularizer.optimizer is not None:
-                for group, strengths in self._by_layer(regularizer, parameters, knobs):
+                for group, strengths in self._places.by_layer(regularizer, parameters, knobs):
                     regularizer.optimizer(list(group.values()), strengths, rate)
 
-    def _by_layer(
-        self, regularizer: Regularizer, parameters: Mapping[str, Tensor], knobs: Knobs
-    ) -> list[tuple[Mapping[str, Tensor], Knobs]]:
-        if not any(knob in self._widths for knob in regularizer.knobs):
-            return [(parameters, knobs)]
-        # Not all parameters need be given: an optimizer may step some of them only.
-        groups = [{n: parameters[n] for n in layer if n in parameters} for layer in self._layers]
-        return [(g, self._at(place, regularizer, knobs)) for place, g in enumerate(groups) if g]
+    def ascent(
+        self, parameters: Mapping[str, Tensor], gradients: Mapping[str, Tensor], knobs: Knobs
+    ) -> Mapping[str, Tensor]:
+        """The parameters at which the gradient of a step is taken."""
+        record = self.ascending
+        assert record is not None and record.ascent is not None
+        return record.ascent(parameters, gradients, self._all(knobs))
 
-    def _at(self, place: int, regularizer: Regularizer, knobs: Knobs) -> Knobs:
-        """The knobs at one layer or site: of a vector knob, its strength there."""
-        vectors = [knob for knob in regularizer.knobs if knob in self._widths]
-        if not vectors:
-            return knobs
-        here = dict(knobs)
-        for knob in vectors:
-            vector = knobs[knob]
-            here[knob] = vector[..., place] if isinstance(vector, Tensor) else vector[place]
-        return here
+    def uphill_rows(self, batch: Batch, knobs: Knobs) -> Tensor | None:
+        """Which examples' losses that gradient is of, (B,); None: all."""
+        record = self.ascending
+        return record.rows(batch, self._all(knobs)) if record and record.rows else None
 
     def in_force(self, knobs: Knobs | None) -> None:
         """Says what holds in the coming forward pass, at the sites and for the weights.
@@ -240,64 +224,28 @@ class Regularization:
         None: nothing does, and the model reads its own parameters again.
         """
         knobs = None if knobs is None else self._all(knobs)
-        if self._shaking:
-            self._stand_ins.use({} if knobs is None else self._shaken(knobs))
-        self._in_force = knobs
+        self._weights.use(knobs)
+        self._sites.in_force = knobs
 
-    def _shaken(self, knobs: Knobs) -> Mapping[str, Tensor]:
-        """What the forward pass uses in place of the parameters, by name."""
-        parameters: Mapping[str, Tensor] = self._stand_ins.originals()
-        for regularizer in self._regularizers.values():
-            if regularizer.parameter is not None:
-                changed = dict(parameters)
-                for group, strengths in self._by_layer(regularizer, parameters, knobs):
-                    changed |= regularizer.parameter(group, strengths, self._rng)
-                parameters = changed
-        return parameters
+    def rest_at(self, knobs: Knobs) -> None:
+        """Says which knobs hold where the model is evaluated."""
+        self._weights.rest_at(self._all(knobs))
+
+    def evaluated(self) -> dict[str, Tensor]:
+        """The parameters that an evaluation uses in place of those of the same names."""
+        return self._weights.evaluated()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is remembered and may have changed, by regularizer."""
+        memories = self._memories.items()
+        return {n: memory.state_dict() for n, memory in memories if hasattr(memory, "state_dict")}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up what `state_dict` gave."""
+        for name, memory in self._memories.items():
+            if hasattr(memory, "load_state_dict"):
+                memory.load_state_dict(state[name])
 
     def attach(self) -> list[Callable[[], None]]:
-        """Puts the activation regularizers on the dropout sites; gives back what undoes it.
-
-        If dropout is among them the sites' own rates are zero meanwhile: its strength comes from
-        the knob alone.
-        """
-        undo: list[Callable[[], None]] = []
-        if self._shaking:
-            modules = self._stand_ins.modules()
-            undo += [m.register_forward_pre_hook(refuse_again).remove for m in modules]
-        if not any(r.activation for r in self._regularizers.values()):
-            return undo
-        replaced = any(r.replaces_dropout for r in self._regularizers.values())
-        for place, site in enumerate(self._sites):
-            if replaced:
-                undo.append(_without_own_probability(site))
-            undo.append(site.register_forward_hook(self._site_hook(place)).remove)
-        return undo
-
-    def _site_hook(self, place: int) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-        active = [
-            (r, r.activation) for r in self._regularizers.values() if r.activation is not None
-        ]
-
-        def hook(site: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-            if not site.training:
-                return output
-            refuse_again(site)
-            if self._in_force is None:
-                return output
-            for regularizer, activation in active:
-                here = self._at(place, regularizer, self._in_force)
-                output = activation(output, here, self._rng, site).to(output.dtype)
-            return output
-
-        return hook
-
-
-def _without_own_probability(site: nn.Module) -> Callable[[], None]:
-    probability = site.p
-    site.p = 0.0  # type: ignore[assignment]
-
-    def restore() -> None:
-        site.p = probability
-
-    return restore
+        """Puts the regularizers on the model; gives back what undoes it."""
+        return [*self._weights.attach(), *self._looking.attach(), *self._sites.attach()]

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from objectives.training import checkpoint as checkpoints
+from objectives.training.ascent import backward_uphill
+from objectives.training.beginning import beginning
 from objectives.training.optimizers import build_optimizer, set_rate
 from objectives.training.options import Training
 from objectives.training.randomness import GlobalStreams, derived_seed, packed, unpacked
@@ -62,7 +64,12 @@ class Run:
         self.effective: Callable[[], Mapping[str, Tensor]] = lambda: self.parameters
         self.optimizer = build_optimizer(self.parameters.values(), self.training)
         self.regularization = Regularization(
-            task, self.model, setting.regularizers, self.tuner.point(0.0), self.noise
+            task,
+            self.model,
+            setting.regularizers,
+            self.tuner.point(0.0),
+            self.noise,
+            lambda: beginning(task, self.model, seed, device),
         )
         self.cost = {"gradients": 0.0, "examples": 0.0, "seconds": 0.0}
         self._batches = {
@@ -116,18 +123,29 @@ class Run:
         rate = self.rate(progress, knobs)
         set_rate(self.optimizer, rate)
         self.optimizer.zero_grad()
+        loss, total = self._backward(batch, knobs)
+        if self.training.clip is not None:
+            self.clipped = clip(self.parameters.values(), self.training.clip)
+        self.regularization.before_step(self.parameters, knobs, rate)
+        self.optimizer.step()
+        self.regularization.learn(knobs)
+        self.step += 1
+        self.tuner.after_step(self, self.step / self.training.steps)
+        return loss.detach(), total.detach()
+
+    def _backward(self, batch: Batch, knobs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Leaves the gradient of a step in the parameters; gives back the loss, and the loss with
+        its penalty."""
+        rows = len(batch.targets)
+        if self.regularization.ascending is not None:
+            self.spend(gradients=2, examples=2 * rows)
+            return backward_uphill(self, batch, knobs)
         loss, penalty = self.regularized_loss(batch, knobs)
         total = loss if penalty is None else loss + penalty
         require_gradient(total, self.task)
         total.backward()  # type: ignore[no-untyped-call]
         self.spend(gradients=1, examples=rows)
-        if self.training.clip is not None:
-            self.clipped = clip(self.parameters.values(), self.training.clip)
-        self.regularization.before_step(self.parameters, knobs, rate)
-        self.optimizer.step()
-        self.step += 1
-        self.tuner.after_step(self, self.step / self.training.steps)
-        return loss.detach(), total.detach()
+        return loss, total
 
     def rate(self, progress: float, knobs: Mapping[str, Any]) -> float:
         """The learning rate of a step: base rate, or the knob in its place, times its schedule."""
@@ -151,6 +169,8 @@ class Run:
             "tuner": self.tuner.state_dict(),
             "batches": {split: stream.state_dict() for split, stream in self._batches.items()},
             "noise": self.noise.get_state(),
+            "regularization": self.regularization.state_dict(),
+            "evaluated": self.regularization.evaluated(),
             "globals": packed(self.streams.now()),
         }
 
@@ -164,6 +184,7 @@ class Run:
         for split, stream in self._batches.items():
             stream.load_state_dict(state["batches"][split])
         self.noise.set_state(state["noise"])
+        self.regularization.load_state_dict(state["regularization"])
         # Last: walking through the batches has drawn from the global generators.
         self.streams.rewind(unpacked(state["globals"]))
 
@@ -199,11 +220,12 @@ def build_model(task: Task, seed: int) -> nn.Module:
 
 
 def restored_model(task: Task, path: Path) -> nn.Module:
-    """The model as a checkpoint holds it, on the CPU, without any regularizer; for evaluation."""
+    """The model as a checkpoint holds it, on the CPU, for evaluation: without any regularizer, with
+    the weights that evaluations in its run used."""
     content = checkpoints.load(path)
     try:
         model = build_model(task, int(content["trial"]["seed"]))
-        model.load_state_dict(content["run"]["model"])
+        model.load_state_dict({**content["run"]["model"], **content["run"]["evaluated"]})
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise checkpoints.unfit(path, error) from error
     return model

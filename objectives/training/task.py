@@ -24,8 +24,9 @@ class Task(Protocol):
     hold-out on which trials are compared), `classes` (how many, for class targets), `space` (knob
     defaults of this task), `training` (its own `Training` defaults), `note` (a phrase such as "300
     rows, 15% wrong labels"), `name`, `metrics(model, batch)` (a dict of per-example tensors,
-    averaged in evaluation), and `auxiliary_losses(model, batch)` (a dict of per-example tensors
-    that are added to the loss in training only, each times the knob of its name in `space`).
+    averaged in evaluation), `auxiliary_losses(model, batch)` (a dict of per-example tensors that
+    are added to the loss in training only, each times the knob of its name in `space`), and
+    `teacher(seed)` (a trained module for regularizers that distil).
     """
 
     def model(self, seed: int) -> "nn.Module":

@@ -23,8 +23,8 @@ from objectives.training.bilevel import is_bilevel
 from objectives.training.loop import train
 from objectives.training.measurement import Measurement
 from objectives.training.options import Training
-from objectives.training.regularization import dropout_sites
 from objectives.training.resolve import resolve
+from objectives.training.sites import dropout_sites
 from objectives.training.stream import as_batch
 from objectives.training.task import (
     METHODS,

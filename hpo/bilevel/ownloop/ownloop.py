@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from hpo.bilevel.ownloop.alike import optimizer_like, parameters_of
 from hpo.bilevel.ownloop.steps import Steps
+from objectives.training.beginning import beginning
 from objectives.training.evaluation import checked_loss
 from objectives.training.randomness import GlobalStreams, derived_seed, packed, unpacked
 from objectives.training.regularization import Regularization
@@ -150,7 +151,14 @@ class OwnLoop:
         """Puts the regularizers on the model; those of the optimizer's own that a knob takes the
         place of rest until `close`."""
         task: Any = self.task
-        self.regularization = Regularization(task, self.model, regularizers, point, self.noise)
+        self.regularization = Regularization(
+            task,
+            self.model,
+            regularizers,
+            point,
+            self.noise,
+            lambda: beginning(task, self.model, self.seed, self.device, "validation"),
+        )
         self._undo += self.regularization.attach()
         self._decays = any(r.optimizer is not None for r in regularizers.values())
         if self._decays:

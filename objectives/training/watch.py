@@ -1,0 +1,91 @@
+"""What a model puts out in a pass of training, for regularizers that look at it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from objectives.training.attention import Attention
+from search_spaces.errors import HpoError
+
+
+@dataclass
+class Seen:
+    """What has been seen in a pass so far; the last of each counts."""
+
+    outputs: Tensor | None = None
+    features: Tensor | None = None
+    attention: list[Tensor] = field(default_factory=list)
+
+
+class Watch:
+    """Notes, while `watching`, what the model puts out and what its last linear layer is given."""
+
+    def __init__(self, model: nn.Module, attention: Attention | None) -> None:
+        self._model, self._attention = model, attention
+        self._seen: Seen | None = None
+
+    def attach(self) -> list[Callable[[], None]]:
+        """Puts hooks on the model; gives back what takes them off."""
+        linear = [m for m in self._model.modules() if isinstance(m, nn.Linear)]
+        undo = [m.register_forward_pre_hook(self._given).remove for m in linear]
+        return [*undo, self._model.register_forward_hook(self._put_out).remove]
+
+    @contextmanager
+    def watching(self) -> Iterator[Seen]:
+        """Within it passes of the model are noted."""
+        outer, self._seen = self._seen, Seen()
+        attention = self._attention
+        before = None if attention is None else attention.collect
+        if attention is not None:
+            attention.collect = self._seen.attention
+        try:
+            yield self._seen
+        finally:
+            self._seen = outer
+            if attention is not None:
+                attention.collect = before
+
+    def _given(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if self._seen is not None and inputs and isinstance(inputs[0], Tensor):
+            self._seen.features = inputs[0]
+
+    def _put_out(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        first = output[0] if isinstance(output, tuple | list) and output else output
+        if self._seen is not None and isinstance(first, Tensor):
+            self._seen.outputs = first
+
+
+def outputs_of(seen: Seen, rows: int, who: str) -> Tensor:
+    """The outputs, one row for each example; HpoError if the pass did not show them."""
+    if seen.outputs is None or seen.outputs.ndim == 0 or len(seen.outputs) != rows:
+        found = "nothing" if seen.outputs is None else f"shape {tuple(seen.outputs.shape)}"
+        raise HpoError(
+            f"{who} looks at what the model puts out for each example, but calling it in loss gave"
+            f" {found} for {rows}",
+            hint="let the task's loss call model(batch.inputs), and the model give one row for each"
+            " example; or leave this knob out",
+            code="unsuited-model",
+        )
+    return seen.outputs
+
+
+@contextmanager
+def averages_kept(model: nn.Module) -> Iterator[None]:
+    """Within it norms in training mode do not learn their running averages from passes."""
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._NormBase)
+        and module.training
+        and module.track_running_stats
+    ]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

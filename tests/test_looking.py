@@ -1,0 +1,388 @@
+"""Regularizers that look at passes of the model, remember, hide keys, or change where a step looks.
+
+Run with: pytest tests/test_looking.py
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from toy_tasks import SHORT, Blobs, constant, numbers, weights
+
+from objectives import Branch
+from objectives.training.loop import train
+from objectives.training.measurement import Measurement
+from objectives.training.options import Training
+from objectives.training.state import restored_model
+from search_spaces.domains import Float
+from search_spaces.errors import HpoError
+from search_spaces.passes import Beginning, Pass
+from search_spaces.regularizer import Batch, Regularizer, Strengths, spread
+
+KNOBS = {"probe": Float(0.0, 10.0, start=1.0, off=0.0)}
+ONE_STEP = Training(steps=1, optimizer="sgd", learning_rate=0.5, learning_rate_schedule="constant")
+
+
+def record(**hooks: Any) -> Regularizer:
+    return Regularizer(knobs=KNOBS, **hooks)
+
+
+def trained(
+    task: Any, probe: Regularizer, strength: float = 1.0, training: Training = SHORT, **given: Any
+) -> list[Measurement]:
+    return list(train(task, {"probe": probe}, constant(probe=strength), training, 0, **given))
+
+
+class Normed(Blobs):
+    """Blobs with a batch norm in the model."""
+
+    def model(self, seed: int) -> nn.Module:
+        model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+        self.models.append(model)
+        return model
+
+
+class Attending(Blobs):
+    """Blobs whose four numbers are a sequence that a small transformer reads."""
+
+    def __init__(self, causal: bool = False) -> None:
+        super().__init__()
+        self.causal = causal
+
+    def model(self, seed: int) -> nn.Module:
+        model = Reader(self.causal)
+        self.models.append(model)
+        return model
+
+
+class Reader(nn.Module):
+    def __init__(self, causal: bool) -> None:
+        super().__init__()
+        self.embed, self.causal = nn.Linear(1, 8), causal
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = nn.Transformer.generate_square_subsequent_mask(4) if self.causal else None
+        read = self.block(self.embed(x[..., None]), src_mask=mask, is_causal=self.causal)
+        return self.last(read.mean(1))
+
+
+class Residual(Blobs):
+    """Blobs whose model has the end of a residual branch."""
+
+    def model(self, seed: int) -> nn.Module:
+        model = Skipping()
+        self.models.append(model)
+        return model
+
+
+class Skipping(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch, self.end, self.last = nn.Linear(4, 4), Branch(), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x + self.end(self.branch(x)))
+
+
+def seen_by(task: Blobs, training: Training = ONE_STEP, **hooks: Any) -> list[Pass]:
+    """The passes that a regularizer is shown, which adds nothing."""
+    passes: list[Pass] = []
+
+    def look(seen: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
+        passes.append(seen)
+        return torch.zeros(len(seen.outputs))
+
+    trained(task, record(loss_output=look, **hooks), training=training)
+    return passes
+
+
+def test_a_pass_holds_what_went_in_and_what_came_out() -> None:
+    task = Blobs()
+    (seen,) = seen_by(task)
+    assert torch.equal(seen.raw.inputs, task.seen[0].inputs)
+    assert seen.outputs.shape == (10, 3)
+    assert seen.embedding("probe").shape == (10, 16)
+    still = Training(steps=1, optimizer="sgd", learning_rate=1e-30)
+    (seen,) = seen_by(task := Blobs(), still)
+    last: Any = task.models[0][-1]  # type: ignore[index]
+    torch.testing.assert_close(last(seen.features), seen.outputs)
+    assert seen.attention == ()
+
+
+def test_the_raw_batch_is_the_one_before_regularizers_and_a_view_is_drawn_anew() -> None:
+    views: list[Tensor] = []
+
+    def disturb(batch: Batch, h: Strengths, rng: torch.Generator) -> Batch:
+        return batch.shift_inputs(h["probe"], rng)
+
+    def look(seen: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
+        assert not torch.equal(seen.raw.inputs, seen.batch.inputs)
+        views.extend([seen.raw.inputs, seen.batch.inputs, seen.view().inputs, seen.view().inputs])
+        return torch.zeros(len(seen.outputs))
+
+    trained(Blobs(), record(batch=disturb, loss_output=look), training=ONE_STEP)
+    raw, first, second, third = views
+    assert not torch.equal(second, third) and not torch.equal(first, second)
+    assert float((third - raw).std()) == pytest.approx(1.0, abs=0.4)
+
+
+def test_what_is_added_to_the_losses_is_trained_on_and_not_counted_as_loss() -> None:
+    def shrink(seen: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
+        return spread(h["probe"], seen.outputs[:, 0]) * seen.outputs.square().sum(1)
+
+    plain, shrunk = Blobs(), Blobs()
+    trained(plain, record(loss_output=shrink), 0.0, Training(steps=80, learning_rate=0.01))
+    trained(shrunk, record(loss_output=shrink), 1.0, Training(steps=80, learning_rate=0.01))
+    inputs = plain.data["train"][0]
+    free, held = (task.models[0].eval()(inputs).detach() for task in (plain, shrunk))
+    assert float(held.square().mean()) < 0.3 * float(free.square().mean())
+
+
+def test_one_number_for_the_batch_adds_to_the_mean() -> None:
+    def constant_loss(seen: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
+        return torch.as_tensor(h["probe"]) * (1.0 + 0.0 * seen.outputs.sum())
+
+    flat = Training(steps=2, evaluations=1, optimizer="sgd", learning_rate=1e-30)
+    (without,) = trained(Blobs(), record(loss_batch=constant_loss), 0.0, flat)
+    (added,) = trained(Blobs(), record(loss_batch=constant_loss), 3.0, flat)
+    gap = added.metrics["train_loss"] - without.metrics["train_loss"]
+    assert gap == pytest.approx(3.0, abs=1e-5)
+
+
+def test_passes_beside_leave_the_averages_of_norms_alone() -> None:
+    def look(seen: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
+        norm = seen.model[1]  # type: ignore[index]
+        before = norm.running_mean.clone(), int(norm.num_batches_tracked)
+        again = seen.again(seen.raw.inputs + 5.0)
+        assert torch.equal(norm.running_mean, before[0])
+        assert int(norm.num_batches_tracked) == before[1] == 1
+        assert not torch.equal(again, seen.outputs)
+        torch.testing.assert_close(seen.again(seen.batch.inputs), seen.outputs)
+        torch.testing.assert_close(seen.embed(seen.batch.inputs), seen.features)
+        return torch.zeros(len(seen.outputs))
+
+    trained(Normed(), record(loss_output=look), training=ONE_STEP)
+
+
+def test_the_weights_of_attention_are_shown_and_the_model_does_not_notice() -> None:
+    task = Attending()
+    (seen,) = seen_by(task, attends=True)
+    (attention,) = seen.attention
+    assert attention.shape == (10, 2, 4, 4)
+    torch.testing.assert_close(attention.sum(-1), torch.ones(10, 2, 4))
+    plain, watched = Attending(), Attending()
+    seen_by(plain)
+    seen_by(watched, attends=True)
+    for one, other in zip(*(weights(t.models[0]).values() for t in (plain, watched)), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_hidden_keys_get_no_attention_and_a_causal_mask_stays(causal: bool) -> None:
+    def keep(shape: tuple[int, int, int], h: Strengths, rng: torch.Generator) -> Tensor:
+        kept = torch.ones(shape, dtype=torch.bool)
+        kept[:, :, 1] = False
+        return kept
+
+    (seen,) = seen_by(Attending(causal), attention=keep, attends=True)
+    (attention,) = seen.attention
+    torch.testing.assert_close(attention.sum(-1), torch.ones(10, 2, 4))
+    assert not attention[..., 1].any()
+    above = torch.ones(4, 4).triu(1).bool()
+    assert bool(attention[..., above].any()) is not causal
+
+
+def test_a_query_whose_keys_are_all_hidden_keeps_them() -> None:
+    def keep(shape: tuple[int, int, int], h: Strengths, rng: torch.Generator) -> Tensor:
+        kept = torch.zeros(shape, dtype=torch.bool)
+        kept[:, 1:, 0] = True  # the first query may look at nothing
+        return kept
+
+    (seen,) = seen_by(Attending(), attention=keep, attends=True)
+    (attention,) = seen.attention
+    assert (attention[:, :, 0] > 0).all()
+    torch.testing.assert_close(attention[:, :, 1:, 0], torch.ones(10, 2, 3))
+
+
+def test_activations_act_at_the_ends_of_branches() -> None:
+    def drop(x: Tensor, h: Strengths, rng: torch.Generator, site: nn.Module) -> Tensor:
+        assert isinstance(site, Branch)
+        return x * (1 - spread(h["probe"], x))
+
+    task = Residual()
+    (seen,) = seen_by(task, activation=drop, site="branch")
+    torch.testing.assert_close(seen.embedding("probe"), seen.raw.inputs)
+
+
+class Counter:
+    """Remembers how many examples it has learned from."""
+
+    def __init__(self) -> None:
+        self.examples = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"examples": self.examples}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.examples = state["examples"]
+
+
+def counting(counters: list[Counter]) -> Regularizer:
+    def remember(begun: Beginning) -> Counter:
+        assert begun.classes == 3
+        counters.append(Counter())
+        return counters[-1]
+
+    def look(memory: Counter, seen: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
+        weight = spread(h["probe"], seen.outputs[:, 0])
+        return weight * memory.examples * 1e-3 * seen.outputs.square().mean(1)
+
+    def learn(memory: Counter, seen: Pass, h: Strengths, rng: torch.Generator) -> None:
+        memory.examples += len(seen.outputs)
+
+    return record(remember=remember, loss_output=look, learn=learn)
+
+
+def test_what_is_remembered_changes_after_steps_alone_and_is_resumed(tmp_path: Path) -> None:
+    counters: list[Counter] = []
+    whole = trained(Blobs(), counting(counters))
+    assert counters[0].examples == whole[-1].cost["examples"]
+    path, begun = tmp_path / "c.pt", counting(counters)
+    run = train(
+        Blobs(), {"probe": begun}, constant(probe=1.0), SHORT, 0, checkpoint=path,
+        checkpoint_seconds=0,
+    )  # fmt: skip
+    next(run), next(run)
+    run.close()
+    resumed = trained(Blobs(), counting(counters), checkpoint=path)
+    assert numbers(resumed) == numbers(whole)
+    assert counters[-1].examples == counters[0].examples
+
+
+def test_the_beginning_shows_the_start_and_draws_nothing_of_the_run() -> None:
+    starts: list[dict[str, Tensor]] = []
+    inputs: list[list[Tensor]] = []
+
+    def remember(begun: Beginning) -> None:
+        starts.append(dict(begun.weights()))
+        inputs.extend([[b.inputs for b in begun.batches()] for _ in range(2)])
+        assert begun.losses(begun.model, next(begun.batches())).shape == (10,)
+
+    def nothing(_: None, seen: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
+        return torch.zeros(len(seen.outputs))
+
+    quiet, plain = Blobs(), Blobs()
+    told = trained(quiet, record(remember=remember, loss_output=nothing))
+    free = trained(plain, record(loss_output=lambda seen, h, rng: torch.zeros(len(seen.outputs))))
+    assert numbers(told) == numbers(free)
+    assert all(torch.equal(a, b) for a, b in zip(*inputs, strict=True))
+    assert sum(map(len, inputs[0])) == 45
+    fresh = Blobs()
+    list(train(fresh, {}, constant(), Training(steps=1, optimizer="sgd", learning_rate=1e-30), 0))
+    now = weights(fresh.models[0])
+    assert all(torch.allclose(starts[0][name], now[name]) for name in now)
+
+
+def uphill(parameters: Any, gradients: Any, h: Strengths) -> dict[str, Tensor]:
+    norm = torch.cat([g.flatten() for g in gradients.values()]).norm().clamp(min=1e-12)
+    return {name: p + h["probe"] * gradients[name] / norm for name, p in parameters.items()}
+
+
+class Bowl(Blobs):
+    """loss = 1/2 sum of curvature * w^2, the same for every example."""
+
+    curvature = torch.tensor([1.0, 4.0, 9.0])
+
+    def model(self, seed: int) -> nn.Module:
+        model = nn.ParameterList([nn.Parameter(torch.tensor([1.0, -1.0, 0.5]))])
+        self.models.append(model)
+        return model
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        (weight,) = model.parameters()
+        return (0.5 * self.curvature * weight.square()).sum().expand(len(batch.targets))
+
+
+def test_a_step_with_ascent_is_the_closed_form_on_a_quadratic() -> None:
+    task = Bowl()
+    trained(task, record(ascent=uphill), 0.3, ONE_STEP)
+    start = torch.tensor([1.0, -1.0, 0.5])
+    slope = task.curvature * start
+    higher = start + 0.3 * slope / slope.norm()
+    (weight,) = task.models[0].parameters()
+    torch.testing.assert_close(weight.detach(), start - 0.5 * task.curvature * higher)
+
+
+def test_ascent_costs_two_gradients_and_at_zero_it_changes_nothing() -> None:
+    plain = trained(Blobs(), record(loss_example=lambda losses, h: losses))
+    still = trained(Blobs(), record(ascent=uphill), 0.0)
+    for one, other in zip(plain, still, strict=True):
+        assert one.metrics["val_loss"] == pytest.approx(other.metrics["val_loss"], rel=1e-5)
+        assert other.cost["gradients"] == 2 * one.cost["gradients"]
+
+
+def test_ascent_of_some_rows_leaves_the_gradient_of_the_others_where_it_was() -> None:
+    def first_class(batch: Batch, h: Strengths) -> Tensor:
+        targets = batch.targets
+        return (targets.argmax(1) if targets.ndim == 2 else targets) == 0
+
+    def chosen(rows: Callable[[Batch, Strengths], Tensor] | None) -> dict[str, Tensor]:
+        task = Normed()
+        trained(task, record(ascent=uphill, rows=rows), 2.0, ONE_STEP)
+        return weights(task.models[0])
+
+    every = chosen(lambda batch, h: torch.ones(len(batch.targets), dtype=torch.bool))
+    none = chosen(lambda batch, h: torch.zeros(len(batch.targets), dtype=torch.bool))
+    some, whole = chosen(first_class), chosen(None)
+    plain_task = Normed()
+    trained(plain_task, record(loss_example=lambda losses, h: losses), 2.0, ONE_STEP)
+    plain = weights(plain_task.models[0])
+    for name in plain:
+        torch.testing.assert_close(every[name], whole[name])
+        torch.testing.assert_close(none[name], plain[name])
+    assert not torch.allclose(some["0.weight"], whole["0.weight"])
+    assert not torch.allclose(some["0.weight"], plain["0.weight"])
+
+
+def test_weights_made_from_what_is_trained_hold_in_evaluation_and_are_saved(tmp_path: Path) -> None:
+    def halved(parameters: Any, h: Strengths, rng: torch.Generator) -> dict[str, Tensor]:
+        return {name: p / (1 + h["probe"]) for name, p in parameters.items()}
+
+    still = Training(steps=1, evaluations=1, optimizer="sgd", learning_rate=1e-30)
+    path = tmp_path / "c.pt"
+    task = Blobs()
+    (found,) = trained(
+        task, record(parameter=halved, evaluated=True), 1.0, still, checkpoint=path,
+        checkpoint_seconds=0,
+    )  # fmt: skip
+    inputs, targets = task.data["validation"]
+    start = weights(task.models[0])
+    model = task.model(0).eval()
+    model.load_state_dict({name: w / 2 for name, w in start.items()})
+    expected = float(functional.cross_entropy(model(inputs), targets).detach())
+    assert found.metrics["val_loss"] == pytest.approx(expected, rel=1e-5)
+    restored = restored_model(task, path).eval()
+    torch.testing.assert_close(restored(inputs), model(inputs))
+    assert all(torch.equal(w, start[name]) for name, w in weights(task.models[0]).items())
+
+
+def test_a_model_that_shows_no_outputs_is_refused_with_a_sentence() -> None:
+    def look(seen: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
+        raise AssertionError("there is nothing to look at")
+
+    with pytest.raises(HpoError, match="what the model puts out") as error:
+        trained(Bowl(), record(loss_output=look), training=ONE_STEP)
+    assert "call model(batch.inputs)" in error.value.hint
+
+
+def test_two_ascents_are_refused() -> None:
+    records = {"probe": record(ascent=uphill)}
+    other = Regularizer(knobs={"other": Float(0.0, 1.0, off=0.0)}, ascent=uphill)
+    with pytest.raises(HpoError, match="other and probe"):
+        list(train(Blobs(), {**records, "other": other}, constant(probe=1, other=1), ONE_STEP, 0))
