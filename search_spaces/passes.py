@@ -76,8 +76,8 @@ class Beginning:
     model: with the weights it starts from; it is the one that is then trained. losses: the task's
     loss of a batch under a model, whose norms do not learn from it. batches: one pass over the
     training split, always the same, drawing from no generator of the run; on the run's device.
-    teacher: a trained model that the task brings, frozen, or None. vocabulary: what the task says of
-    its tokens.
+    teacher: a trained model that the task brings, frozen, or None. vocabulary: what the task says
+    of its tokens.
     """
 
     model: nn.Module

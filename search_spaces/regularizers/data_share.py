@@ -24,11 +24,8 @@ def select(losses: Tensor, h: Strengths) -> Tensor:
     not count are seen, and have no gradient. Only the abstract of the paper was at hand: the rule
     is this project's own.
     """
-    import torch
-
     rank = losses.detach().argsort(stable=True).argsort().to(losses.dtype)
-    share = torch.as_tensor(h["data_share"], dtype=losses.dtype, device=losses.device)
-    share = spread(share, losses)
+    share = spread(h["data_share"], losses)
     return losses * (share * len(losses) - rank).clamp(0, 1) / share
 
 
