@@ -129,6 +129,8 @@ class SearchSpace(Mapping[str, Domain]):
         `defaults` are the knobs that exist; with `free` others may be named if they come with a
         range.
         """
+        if isinstance(data, str) and data in defaults and data not in presets.names():
+            data = [data]  # a knob that the task has for itself is a space too
         domains: dict[str, Domain] = {}
         for name, given in presets.resolve(data).items():
             if name not in defaults and not (free and _has_range(given)):

@@ -514,14 +514,13 @@ def test_watching_redraws_until_the_study_ends(
 
 def test_lists_name_what_is_there(here: Path) -> None:
     from hpo import engines, pruners, samplers
-    from search_spaces import plugins
-    from search_spaces.presets import PRESETS
+    from search_spaces import plugins, presets
 
     there = {
         "samplers": samplers.names(),
         "pruners": pruners.names(),
         "objectives": plugins.names("objectives"),
-        "spaces": list(PRESETS),
+        "spaces": list(presets.names()),
         "engines": engines.names(),
         "regularizers": plugins.names("search_spaces.regularizers"),
     }
