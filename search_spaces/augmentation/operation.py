@@ -44,7 +44,8 @@ class Operation:
     "one" way, from zero on, or "both" ways, or are a "switch", 0 or 1, whose strength is the
     probability of 1. valued: it works on values in [0, 1], to which inputs are scaled; tokens come
     in the numbers of `vocabulary`, padding 0 and the mask 1. channels: how many it needs, or None.
-    differentiable: the result has a useful gradient in the amounts.
+    differentiable: the result has a useful gradient in the amounts; with surrogate it is that of a
+    smoother change.
     """
 
     kind: Kind
@@ -55,6 +56,7 @@ class Operation:
     valued: bool = False
     channels: int | None = None
     differentiable: bool = False
+    surrogate: bool = False
     note: str = ""
 
     @property
@@ -152,5 +154,6 @@ def as_regularizer(name: str, operation: Operation) -> Regularizer:
         batch=change if operation.remember is None else change_within,
         remember=operation.remember,
         differentiable=operation.differentiable,
+        surrogate=operation.surrogate,
         note=operation.note,
     )
