@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from objectives._denoising import Denoising
 from objectives.training.fields import whole_number
 from search_spaces.domains import Domain, Float
+from search_spaces.regularizers.field_of_experts import cosines, experts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +41,7 @@ class FoeDenoise(Denoising):
     def space(self) -> Mapping[str, Domain]:
         count, entries = self._count, self._count * self.width**2
         return {
-            "filters": Float(-1.0, 1.0, start=tuple(_cosines(self.width)), size=entries),
+            "filters": Float(-1.0, 1.0, start=tuple(cosines(self.width)), size=entries),
             "weight": Float(1e-3, 1e2, "log", start=1.0, size=count),
             "smooth": Float(1e-3, 1.0, "log", start=0.03, size=count),
             "strength": Float(1e-6, 1.0, "log", start=2e-3),
@@ -52,15 +53,9 @@ class FoeDenoise(Denoising):
         return f"{self.pictures} photographs of {self.size} x {self.size}, {knobs} knobs"
 
     def inner_loss(self, params: "Tensor", h: Mapping[str, Any]) -> "Tensor":
-        from torch.nn.functional import conv2d, pad
-
-        edge = self.width // 2
-        sides = (edge, self.width - 1 - edge) * 2
-        filters = h["filters"].view(self._count, 1, self.width, self.width)
-        answers = conv2d(pad(params[:, None], sides, mode="replicate"), filters)
-        weight, smooth = h["weight"].view(1, -1, 1, 1), h["smooth"].view(1, -1, 1, 1)
-        experts = (weight * (answers**2 + smooth**2).sqrt()).sum((1, 2, 3))
-        penalty: Tensor = h["strength"] * experts
+        filters = h["filters"].view(self._count, self.width, self.width)
+        weight, smooth = h["weight"].view(-1, 1, 1), h["smooth"].view(-1, 1, 1)
+        penalty: Tensor = h["strength"] * experts(params[:, None], filters, weight, smooth)
         return self.misfit(params) + penalty
 
     def views(self, params: "Tensor", h: Mapping[str, Any]) -> "dict[str, Tensor]":
@@ -72,25 +67,6 @@ class FoeDenoise(Denoising):
     @property
     def _count(self) -> int:
         return self.width**2 - 1
-
-
-def _cosines(width: int) -> list[float]:
-    """The two-dimensional cosine basis (DCT-II) without its constant filter, one after another."""
-    import math
-
-    def wave(order: int, place: int) -> float:
-        scale = math.sqrt((2 if order else 1) / width)
-        return scale * math.cos(math.pi * (2 * place + 1) * order / (2 * width))
-
-    places = range(width)
-    return [
-        wave(down, row) * wave(across, column)
-        for down in places
-        for across in places
-        if down or across
-        for row in places
-        for column in places
-    ]
 
 
 OBJECTIVE = FoeDenoise

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from objectives._denoising import Denoising
 from search_spaces.domains import Domain, Float
+from search_spaces.regularizers.tv import total_variation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,10 +35,7 @@ class TvDenoise(Denoising):
         return f"{self.pictures} photographs of {self.size} x {self.size}, noise {self.noise:g}"
 
     def inner_loss(self, params: "Tensor", h: Mapping[str, Any]) -> "Tensor":
-        across = params.diff(dim=2, append=params[:, :, -1:])
-        down = params.diff(dim=1, append=params[:, -1:])
-        edges = (across**2 + down**2 + h["smooth"] ** 2).sqrt().sum((1, 2))
-        penalty: Tensor = h["strength"] * edges
+        penalty: Tensor = h["strength"] * total_variation(params, h["smooth"])
         return self.misfit(params) + penalty
 
 

@@ -6,7 +6,7 @@ Run with: pytest tests/test_stn_faults.py
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -520,8 +520,8 @@ def test_the_change_with_an_option_is_that_of_the_validation_loss() -> None:
 
 
 def test_options_that_are_words_are_tuned_by_the_optimizers_step_as_well() -> None:
-    def shrink(parameters: list[Tensor], h: Any, rate: float) -> None:
-        for parameter in parameters:
+    def shrink(parameters: Mapping[str, Tensor], h: Any, rate: float) -> None:
+        for parameter in parameters.values():
             parameter.mul_(1 - 2 * rate if h["kind"] == "some" else 1.0)
 
     record = Regularizer({"kind": Choice(("none", "some"))}, optimizer=shrink)

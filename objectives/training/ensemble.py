@@ -144,11 +144,15 @@ class Ensemble:
     def _before_step(self, shared: Mapping[str, Any], own: Stacked, rate: float | Tensor) -> None:
         regularization = self.run.regularization
 
-        def one(parameters: Stacked, own: Stacked, rate: Any) -> Stacked:
+        def one(parameters: Stacked, grads: Stacked, own: Stacked, rate: Any) -> Stacked:
+            for name, grad in grads.items():
+                parameters[name].grad = grad
             regularization.before_step(parameters, {**shared, **own}, rate)
             return parameters
 
-        vmap(one, (0, 0, 0 if isinstance(rate, Tensor) else None))(self._parameters, own, rate)
+        grads = {n: p.grad for n, p in self._parameters.items() if p.grad is not None}
+        rates = 0 if isinstance(rate, Tensor) else None
+        vmap(one, (0, 0, 0, rates))(self._parameters, grads, own, rate)
 
     def _step(self, rate: float | Tensor) -> None:
         for parameter, direction in zip(self._parameters.values(), self._directions, strict=True):

@@ -203,7 +203,7 @@ class Regularization:
         for regularizer in self._regularizers.values():
             if regularizer.optimizer is not None:
                 for group, strengths in self._places.by_layer(regularizer, parameters, knobs):
-                    regularizer.optimizer(list(group.values()), strengths, rate)
+                    regularizer.optimizer(group, strengths, rate)
 
     def ascent(
         self, parameters: Mapping[str, Tensor], gradients: Mapping[str, Tensor], knobs: Knobs

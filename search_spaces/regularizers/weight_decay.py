@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from search_spaces.domains import Float
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def decay(parameters: list[Tensor], h: Strengths, learning_rate: float) -> None:
+def decay(parameters: Mapping[str, Tensor], h: Strengths, learning_rate: float) -> None:
     """Multiplies matrices and filters by 1 - learning_rate * strength; vectors stay.
 
     Biases and the gains of normalisation layers are vectors: shrinking them does not simplify
@@ -22,7 +23,7 @@ def decay(parameters: list[Tensor], h: Strengths, learning_rate: float) -> None:
     # Below zero the factor would turn the weights around instead of shrinking them.
     factor = torch.as_tensor(1 - learning_rate * pooled(h["weight_decay"])).clamp(min=0.0)
     with torch.no_grad():
-        for parameter in parameters:
+        for parameter in parameters.values():
             if parameter.ndim >= 2:
                 parameter.mul_(factor.to(parameter))
 

@@ -152,6 +152,7 @@ NAMES = catalogue.names()
 LIVELY: dict[str, dict[str, Value]] = {
     "acls": {"acls_margin": 0.01},
     "consistency": {"consistency_threshold": 0.0},
+    "imbsam": {"imbsam_tail": 1.0},
 }
 
 

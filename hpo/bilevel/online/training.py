@@ -152,6 +152,9 @@ class TrainingView:
         double precision, since weights are hardly changed by a step."""
         x = x.double()
         moved = self._named(x)
+        for name, tensor in moved.items():
+            grad = self._run.parameters[name].grad  # of the last step: it may depend on that
+            tensor.grad = None if grad is None else grad.to(tensor)
         self._run.regularization.before_step(moved, self._precise(t), _RATE)
         return (flat(list(moved.values())) - x) / _RATE
 

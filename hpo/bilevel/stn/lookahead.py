@@ -45,6 +45,8 @@ def change(
     """By how much the validation loss changes, to first order, where `step` is taken from these
     weights with what is given."""
     moved = {name: weight.detach().clone() for name, weight in weights.items()}
+    for name, weight in weights.items():
+        moved[name].grad = weight.grad  # of the last step: what the step does may depend on it
     step(moved, *given)
     products = [((moved[name] - weights[name].detach()) * g).sum() for name, g in grads.items()]
     return float(torch.stack(products).sum())

@@ -1,0 +1,81 @@
+"""What a model makes of inputs a little beside those of a batch, everything else being the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from search_spaces.regularizer import normal_like
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+def rewinding(rng: torch.Generator, like: Tensor) -> Callable[[], None]:
+    """What puts the generators, this one and those that layers draw from, back to where they are.
+
+    Passes that are compared have the same draws then, and however many they are, the generators
+    end where one pass ends.
+    """
+    import torch
+
+    own, host = rng.get_state(), torch.get_rng_state()
+    device = torch.cuda.get_rng_state(like.device) if like.is_cuda else None
+
+    def rewind() -> None:
+        rng.set_state(own)
+        torch.set_rng_state(host)
+        if device is not None:
+            torch.cuda.set_rng_state(device, like.device)
+
+    return rewind
+
+
+def per_row(x: Tensor, like: Tensor) -> Tensor:
+    """Numbers (B,) in a shape that multiplies `like`."""
+    return x.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def length(x: Tensor) -> Tensor:
+    """The Euclidean norm of each example, in a shape that multiplies it."""
+    return per_row(x.flatten(1).norm(dim=1), x)
+
+
+def directions(like: Tensor, rng: torch.Generator) -> Tensor:
+    """A direction for each example, uniform on the unit sphere."""
+    drawn = normal_like(like, rng)
+    return drawn / length(drawn)
+
+
+def probe(inputs: Tensor, outputs: Tensor) -> Tensor:
+    """The length of a step for differences, in a shape that multiplies the inputs.
+
+    The cube root of the rounding unit, of inputs or outputs, whichever is coarser, times the norm
+    of the example: there rounding and curvature do a central difference as little harm as can be.
+    """
+    import torch
+
+    unit = max(float(torch.finfo(x.dtype).eps) for x in (inputs, outputs))
+    norm = length(inputs.detach())
+    return math.pow(unit, 1 / 3) * torch.where(norm > 0, norm, torch.ones_like(norm))
+
+
+def squared_slope(
+    model: Callable[[Tensor], Tensor], inputs: Tensor, outputs: Tensor, rng: torch.Generator
+) -> Tensor:
+    """An unbiased estimate of ||d model / d inputs||_F^2 for each example (B,), from two passes.
+
+    For u uniform on the unit sphere of D dimensions D E u u^T = 1, so that D E ||J u||^2 is
+    ||J||_F^2. J u is a central difference under the same draws; `outputs` says how precise the
+    model is. Nothing is differentiated inside, so that the estimate has a gradient where there are
+    no second derivatives.
+    """
+    u, step = directions(inputs, rng), probe(inputs, outputs)
+    rewind = rewinding(rng, inputs)
+    ahead = model(inputs + step * u).flatten(1)
+    rewind()
+    behind = model(inputs - step * u).flatten(1)
+    slope = (ahead - behind) / (2 * step.flatten(1))
+    return inputs[0].numel() * slope.square().sum(dim=1)
