@@ -36,10 +36,10 @@ def compand(
 
     c is the strength and s the root mean square that the tensor starts with, or 1 / sqrt(inputs)
     for one that starts at zero. c = 0 is the identity. All weights stay within s / c * pi / 2, and
-    large ones answer less and less to their gradients. The paper (Amrehn et al. 2023) has
+    large ones answer less and less to their gradients. The paper (Cakaj et al. 2023) has
     a * arctan(v / b): this is its member of slope one at zero, a = b = s / c, since training can
-    make up for another slope by itself. (That its function is the arctan is not confirmed here;
-    what is tested is that it is odd, bounded, monotone and of slope one at zero.)
+    make up for another slope by itself. (That its function is the arctan is from memory; what is
+    tested is what it is for: odd, bounded, monotone, of slope one at zero.)
     """
     curve = pooled(h["weight_compander"])
     changed = dict(parameters)
