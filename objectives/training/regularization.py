@@ -125,7 +125,7 @@ class Regularization:
 
         Of a batch hook only trying says whether it leaves the targets alone.
         """
-        soft = torch.zeros(len(batch.targets), 2, device=batch.targets.device)
+        soft = self._targets.blank(batch.targets)
         for name, regularizer in self._regularizers.items():
             if regularizer.target is not None:
                 return name
