@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
+import math
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
 import pytest
 from ruamel.yaml import YAML
 
+import hpo
 from hpo import yamlfile
 from search_spaces import HpoError, SearchSpace, catalogue, presets
 from search_spaces.domains import Float, Form
@@ -52,8 +59,9 @@ def test_the_four_most_used_regularizers_stay_what_they_are() -> None:
 def test_the_name_of_a_knob_or_of_a_file_is_a_space() -> None:
     assert presets.resolve("mixup") == {"mixup": None}
     assert presets.resolve("augment.jitter") == {"augment.jitter": None}
-    assert presets.resolve("cutout_probability") == {"cutout_probability": None}
-    assert presets.resolve("cutout") == {"cutout": None}, "its strength, not what goes with it"
+    assert presets.resolve("elr_memory") == {"elr_memory": None}
+    assert presets.resolve("elr") == {"elr": None}, "its strength, not what goes with it"
+    assert list(presets.resolve("vicreg")) == [*catalogue.load("vicreg").knobs]
     own = {"rate": Float(0, 1), "dropout": Float(0, 1)}
     assert SearchSpace.parse("rate", own)["rate"] == own["rate"]
     for record in catalogue.names():
@@ -66,3 +74,66 @@ def test_an_unknown_name_is_met_with_the_likely_one() -> None:
     assert "known: augment" in error.value.hint and error.value.code == "unknown-space"
     with pytest.raises(HpoError, match="unknown space"):
         presets.text("../presets/noise")
+
+
+@cache
+def models() -> ModuleType:
+    """The small tasks and models of the catalogue's conformance suite."""
+    path = Path(__file__).parent / "conformance" / "test_catalogue.py"
+    spec = importlib.util.spec_from_file_location("small_models", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def outcome(space: str, kind: str, sampler: str, mlruns: Path) -> str:
+    """What came of a short study: nothing to say, or the reason why it is refused."""
+    try:
+        result = hpo.run(
+            f"{models().__file__}:{models().KINDS[kind].__name__}",
+            space=space,
+            sampler=sampler,
+            trials=2,
+            steps=12,
+            workers=0,
+            mlflow=False,
+            mlruns=mlruns / f"{kind}-{sampler}",
+            quiet=True,
+        )
+    except HpoError as error:
+        assert error.hint, error.message
+        return error.message
+    assert math.isfinite(result.best.value)
+    return ""
+
+
+FITTING = {
+    "augment": "grey",
+    "augment_images": "grey",
+    "augment_series": "series",
+    "augment_texts": "transformer",
+    "autoaugment": "cnn",
+    "curriculum": "grey",
+    "denoise": "restoring",
+    "randaugment": "grey",
+}
+SCHEDULED, STIFF = "has a schedule to be searched between runs", "can tune none of"
+REFUSED = {
+    **{(name, "stn"): SCHEDULED for name in ("curriculum", "cyclical_data")},
+    **{(name, "hypergrad"): SCHEDULED for name in ("curriculum", "cyclical_data")},
+    ("regularization_curves", "stn"): SCHEDULED,
+    ("regularization_curves", "hypergrad"): SCHEDULED,
+    **{(name, "hypergrad"): STIFF for name in ("autoaugment", "randaugment", "augment_texts")},
+    ("dropout", "hypergrad"): STIFF,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["tpe", "stn", "hypergrad"])
+def test_a_preset_runs_end_to_end_or_is_refused_with_a_reason(
+    name: str, sampler: str, tmp_path: Path
+) -> None:
+    why = outcome(name, FITTING.get(name, "mlp"), sampler, tmp_path)
+    assert REFUSED.get((name, sampler), "") in why
+    assert bool(why) == ((name, sampler) in REFUSED), why
