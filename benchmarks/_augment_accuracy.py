@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from _report import Report, Row
+from _report import Report, Row, mean_interval
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,8 +38,6 @@ ARMS: Mapping[str, Sequence[Mapping[str, Any]]] = {
         for strength in (0.4, 0.7, 1.0)
     ),
 }
-# Of the differences of losses: two-sided 95 % points of Student's t for so many pairs less one.
-_T = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 
 @dataclass
@@ -63,9 +61,9 @@ def accuracy(seeds: int = SEEDS, steps: int = STEPS, rows: int = ROWS) -> Report
             chosen[arm].append(best)
             print(f"seed {seed} {arm}: {_told(best)}", flush=True)
     found = [_row(arm, chosen) for arm in ARMS if arm != NONE]
-    data = {"rows": rows, "steps": steps, "seeds": seeds, "trainings": tried}
+    data: dict[str, Any] = {"rows": rows, "steps": steps, "seeds": seeds}
     data["chosen"] = {arm: [_plain(o) for o in outcomes] for arm, outcomes in chosen.items()}
-    return Report([_table(chosen)], found, data)
+    return Report([_table(chosen)], found, data, tried)
 
 
 def _of_seed(
@@ -155,25 +153,14 @@ def _table(chosen: Mapping[str, Sequence[Outcome]]) -> str:
         apart = [a - b.test["loss"] for a, b in zip(losses, chosen[NONE], strict=True)]
         cells = (
             arm,
-            _interval(losses),
-            "" if arm == NONE else _interval(apart, sign="+"),
-            _interval([outcome.test["error"] for outcome in outcomes]),
-            _interval([outcome.seconds for outcome in outcomes], digits=1),
+            mean_interval(losses).shown(4),
+            "" if arm == NONE else mean_interval(apart).shown(4),
+            mean_interval(outcome.test["error"] for outcome in outcomes).shown(4),
+            mean_interval(outcome.seconds for outcome in outcomes).shown(1),
             "; ".join(_strengths(outcome.knobs) or "-" for outcome in outcomes),
         )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _interval(values: Sequence[float], digits: int = 4, sign: str = "") -> str:
-    """Mean and half the width of its 95 % interval over the seeds."""
-    import statistics
-
-    mean = f"{statistics.fmean(values):{sign}.{digits}f}"
-    if len(values) < 2:
-        return mean
-    half = _T.get(len(values) - 1, 1.96) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean} ± {half:.{digits}f}"
 
 
 def _plain(outcome: Outcome) -> dict[str, Any]:

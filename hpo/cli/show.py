@@ -20,7 +20,7 @@ Examples:
   hpo show quickstart --top 20
   hpo show quickstart --trial 3  one trial in full, with its traceback if it failed
   hpo show quickstart --csv > trials.csv
-  hpo show augmented --policy    pictures under the best trial's augmentation
+  hpo show quickstart --policy   pictures under the best trial's augmentation
   hpo show --policy randaugment --objective digits --set randaugment.magnitude=15
 """
 
