@@ -76,9 +76,9 @@ def _plugins(package: str) -> Offer:
 
 
 def _spaces(_: click.Context) -> list[str]:
-    from search_spaces.presets import PRESETS
+    from search_spaces import presets
 
-    return sorted(PRESETS)
+    return list(presets.names())
 
 
 def _pruners(_: click.Context) -> list[str]:

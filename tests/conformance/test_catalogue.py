@@ -90,6 +90,9 @@ class GreyPictures(Pictures):
 class Words(Toy):
     """Sentences of whole numbers and a small transformer, whose last branch has a marked end."""
 
+    token_parts = torch.full((WORDS, 2), -1)
+    token_parts[-4:] = torch.tensor([[1, 2], [3, 7], [8, 4], [5, 6]])
+
     def inputs(self, rng: torch.Generator) -> Tensor:
         return torch.randint(1, WORDS, (2 * ROWS, 6), generator=rng)
 
