@@ -87,7 +87,7 @@ def test_a_knob_that_is_none_is_told_with_the_one_that_was_meant(here: Path) -> 
         ended,
         2,
         "study.yaml:2:9: unknown knob 'dropuot', did you mean 'dropout'?",
-        "known: activation_noise, cutout",
+        "(hpo list regularizers)",
     )
 
 

@@ -216,19 +216,21 @@ def test_focal_needs_the_loss_of_each_example(shape: tuple[int, ...]) -> None:
 # knobs that need not be given, and what a site does by itself
 
 
-def test_a_probability_that_nothing_gives_stays_at_its_start() -> None:
-    def trained(**knobs: float) -> Any:
-        records = regularizers("cutout")
+def test_a_knob_without_off_that_nothing_gives_stays_at_its_start() -> None:
+    start = regularizers("lq")["lq"].knobs["lq_power"].start_value()
+
+    def trained(**knobs: Any) -> Any:
+        records = regularizers("lq")
         task = Digits(train_rows=100)
         return list(train(task, records, constant(**knobs), SHORT, 0))
 
-    alone = trained(cutout=4)
-    both, half = (trained(cutout=4, cutout_probability=share) for share in (1.0, 0.5))
+    alone = trained(lq=0.01)
+    both, half = (trained(lq=0.01, lq_power=power) for power in (start, 1.9))
     assert [m.metrics for m in alone] == [m.metrics for m in both]
     assert alone[-1].metrics != half[-1].metrics
-    assert alone[-1].point == {"cutout": 4}
-    with pytest.raises(HpoError, match="nothing gives a value for cutout") as error:
-        trained(cutout_probability=0.5)
+    assert alone[-1].point == {"lq": 0.01}
+    with pytest.raises(HpoError, match="nothing gives a value for lq") as error:
+        trained(lq_power=0.5)
     assert error.value.code == "missing-knob"
 
 
@@ -311,9 +313,9 @@ def test_mistakes_in_auxiliary_losses_are_named(changes: dict[str, Any], message
 
 
 def test_a_resumed_run_with_the_new_hooks_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    knobs = {"focal": 1.0, "weight_noise": 0.1, "activation_noise": 0.2, "rotate": 20.0}
-    knobs |= {"translate": 0.1, "cutout": 3, "cutout_probability": 0.5}
-    records = regularizers(*(knob for knob in knobs if knob != "cutout_probability"))
+    knobs = {"focal": 1.0, "weight_noise": 0.1, "activation_noise": 0.2}
+    knobs |= {"augment.rotate": 20.0, "augment.translate": 0.1, "augment.brightness": 0.3}
+    records = regularizers(*knobs)
 
     def start(path: Path | None) -> Any:
         task = Digits(train_rows=100, network="cnn", hidden=16)

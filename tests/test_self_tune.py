@@ -4,7 +4,7 @@ import difflib
 import io
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -16,7 +16,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import hpo
 from hpo.selftune import SelfTuner
+from search_spaces import catalogue
+from search_spaces.domains import Int
 from search_spaces.errors import HpoError
+from search_spaces.regularizer import Batch, Regularizer
 from search_spaces.schedule import Schedule
 
 STEPS = 120
@@ -216,7 +219,8 @@ def test_torch_does_not_load_with_the_package() -> None:
 
 
 def test_a_resumed_loop_goes_on_bit_for_bit() -> None:
-    space = {"dropout": None, "cutout": {"high": 4}, "label_smoothing": None, "weight_decay": None}
+    space = {"dropout": None, "augment.erase": None, "label_smoothing": None, "l2": None}
+    space |= {"weight_decay": None}
 
     def run(
         model: nn.Module,
@@ -426,14 +430,22 @@ def test_losses_of_tokens_and_focal_losses() -> None:
     assert tuner.close().moving(0.2)
 
 
-def test_whole_numbers_and_choices_are_tuned() -> None:
+def test_whole_numbers_and_choices_are_tuned(monkeypatch: pytest.MonkeyPatch) -> None:
+    def blank(batch: Batch, h: Mapping[str, Any], rng: torch.Generator) -> Batch:
+        hidden = torch.arange(8) < torch.as_tensor(h["rows"]).reshape(-1, 1).round()
+        return batch._replace(inputs=batch.inputs.masked_fill(hidden[:, None, :, None], 0.0))
+
+    own = Regularizer(knobs={"rows": Int(0, 8, start=4, off=0)}, batch=blank)
+    known = {**catalogue.records(), "rows": own}
+    monkeypatch.setattr(catalogue, "records", lambda: known)
+
     class Images(nn.Sequential):
         def __init__(self) -> None:
             super().__init__(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Dropout(), nn.Linear(144, 10))
 
     images, labels = digits()
     held = [(images[400:464][:, None], labels[400:464])]
-    space = {"cutout": {"high": 6}, "dropout": {"options": [0.0, 0.1, 0.6]}, "input_noise": None}
+    space = {"rows": {"high": 6}, "dropout": {"options": [0.0, 0.1, 0.6]}, "input_noise": None}
     model, optimizer, tuner = parts(Images, space, validation=held, every=2)
     begun = tuner._tuner.free.initial(tuner.point)
     for inputs, targets in train_batches(STEPS):
@@ -441,7 +453,7 @@ def test_whole_numbers_and_choices_are_tuned() -> None:
     # A whole number may end where it began; what it is the rounding of has moved, as has a choice.
     assert not torch.isclose(tuner._tuner.descent.center, begun, atol=1e-3).any()
     end = tuner.close().at(1.0)
-    assert type(end["cutout"]) is int and end["dropout"] in (0.0, 0.1, 0.6)
+    assert type(end["rows"]) is int and end["dropout"] in (0.0, 0.1, 0.6)
 
 
 def test_other_dropout_layers_keep_their_rule() -> None:

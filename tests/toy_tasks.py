@@ -16,7 +16,7 @@ from objectives.training.loop import train
 from objectives.training.measurement import Measurement
 from objectives.training.options import Training
 from objectives.training.tuner import Follow
-from search_spaces import plugins
+from search_spaces import catalogue, plugins
 from search_spaces.domains import Float, Value
 from search_spaces.regularizer import Batch, Regularizer
 from search_spaces.schedule import Schedule
@@ -110,8 +110,8 @@ class Dying(Blobs):
 def regularizers(*names: str) -> dict[str, Regularizer]:
     found = {}
     for name in names:
-        found[name] = plugins.load("search_spaces.regularizers", name, "REGULARIZER")
-    return found  # type: ignore[return-value]
+        found[name] = catalogue.load(name)
+    return found
 
 
 def constant(**point: Value) -> Follow:

@@ -29,6 +29,9 @@ class Range:
         return Range(low, high)
 
 
+UNIT = Range(0.0, 1.0)
+
+
 def scaled(inputs: Tensor, values: Range, change: Callable[[Tensor], Tensor]) -> Tensor:
     """The inputs after a change that is made while their values lie between 0 and 1."""
     width = max(values.high - values.low, 1e-12)

@@ -38,7 +38,8 @@ def load(name: str) -> Regularizer:
 
 def _by_hand(record: Regularizer) -> bool:
     """Whether its hooks need no run around them; the others are put into one in test_catalogue."""
-    return record.remember is None and record.ascent is None
+    within = ("remember", "ascent", "attention", "loss_output", "loss_batch")
+    return all(getattr(record, name) is None for name in within)
 
 
 @pytest.fixture(params=[name for name in NAMES if _by_hand(load(name))])
@@ -411,96 +412,6 @@ def test_activation_noise_multiplies_and_is_shared_by_a_channel_at_channel_sites
     channels = hook(torch.ones(3, 7, 4, 4), h, rng, nn.Dropout2d())
     assert torch.equal(channels, channels[:, :, :1, :1].expand_as(channels))
     assert len(channels[2, :, 0, 0].unique()) == 7
-
-
-SIDES = (0, 1, 2, 5, 40)
-
-
-@pytest.mark.parametrize("dtype", [torch.int64, torch.float32], ids=str)
-def test_cutout_blanks_a_square_of_each_images_own_side(dtype: torch.dtype) -> None:
-    hook = load("cutout").batch
-    assert hook is not None
-    images, h = torch.ones(500, 3, 9, 12), {"cutout_probability": 1.0}
-    sides = torch.tensor(SIDES).repeat(100)
-    rng = torch.Generator().manual_seed(0)
-    cut = hook(Batch(images, sides), {**h, "cutout": sides.to(dtype)}, rng).inputs
-    assert torch.equal(cut, cut[:, :1].expand_as(cut)), "the channels share the hole"
-    hole = cut[:, 0] == 0
-    high, wide = hole.any(2).sum(1), hole.any(1).sum(1)
-    assert torch.equal(hole.sum((1, 2)), high * wide), "the hole is a rectangle"
-    for side in SIDES:
-        mine = sides == side
-        assert int(high[mine].max()) == min(side, 9) and int(wide[mine].max()) == min(side, 12)
-    single = hole[sides == 1].float().sum(0)
-    assert (single.sum(0) > 0).all() and (single.sum(1) > 0).all(), "the centre is anywhere"
-
-
-def test_cutout_spares_the_share_that_its_probability_leaves() -> None:
-    hook = load("cutout").batch
-    assert hook is not None
-    images = Batch(torch.ones(2000, 1, 4, 4), torch.zeros(2000))
-    shares = torch.tensor([0.0, 0.25, 1.0, 1.0]).repeat(500)
-    h = {"cutout": 2, "cutout_probability": shares}
-    cut = hook(images, h, torch.Generator().manual_seed(0)).inputs
-    hit = (cut == 0).flatten(1).any(1).reshape(-1, 4).float().mean(0)
-    assert hit[0] == 0 and hit[2] == hit[3] == 1
-    assert float(hit[1]) == pytest.approx(0.25, abs=0.05)
-
-
-def ramps(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """How far right and how far down of the centre each pixel is: images on which linear
-    interpolation is exact."""
-    down = torch.arange(height, dtype=torch.float64) - (height - 1) / 2
-    right = torch.arange(width, dtype=torch.float64) - (width - 1) / 2
-    return right.expand(height, width), down[:, None].expand(height, width)
-
-
-def test_rotate_turns_about_the_centre_by_angles_of_both_signs() -> None:
-    hook = load("rotate").batch
-    assert hook is not None
-    right, down = ramps(15, 21)
-    images = torch.stack([right, down])[None].repeat(300, 1, 1, 1)
-    most = torch.linspace(0, 45, 300, dtype=torch.float64)
-    turned = hook(Batch(images, most), {"rotate": most}, torch.Generator().manual_seed(0)).inputs
-    centre = turned[:, :, 5:10, 8:13]  # no corner comes in here
-    sine, cosine = -centre[:, 0, 3, 2], centre[:, 1, 3, 2]  # one pixel below the centre
-    torch.testing.assert_close(sine.square() + cosine.square(), torch.ones(300).double())
-    expected = cosine[:, None, None] * right[5:10, 8:13] - sine[:, None, None] * down[5:10, 8:13]
-    torch.testing.assert_close(centre[:, 0], expected)
-    share = torch.rad2deg(torch.atan2(sine, cosine))[1:] / most[1:]
-    assert float(share.abs().max()) <= 1
-    assert float(share.min()) < -0.95 and float(share.max()) > 0.95
-    assert (turned[-20:, :, 0, 0] == 0).any(), "corners are empty"
-
-
-def test_translate_shifts_each_axis_by_up_to_its_share() -> None:
-    hook = load("translate").batch
-    assert hook is not None
-    right, down = ramps(16, 24)
-    images = torch.stack([right, down])[None].repeat(300, 1, 1, 1)
-    rng = torch.Generator().manual_seed(0)
-    moved = hook(Batch(images, torch.zeros(300)), {"translate": 0.25}, rng).inputs
-    by = (moved - images)[:, :, 4:12, 6:18]
-    torch.testing.assert_close(by, by[:, :, :1, :1].expand_as(by))
-    shares = by[:, :, 0, 0] / torch.tensor([24.0, 16.0]).double()
-    assert float(shares.abs().max()) <= 0.25
-    assert (shares.amin(0) < -0.24).all() and (shares.amax(0) > 0.24).all()
-    assert abs(float(shares.T.corrcoef()[0, 1])) < 0.2
-
-
-@pytest.mark.parametrize("name", ["cutout", "rotate", "translate"])
-def test_image_augmentations_refuse_what_is_no_image(name: str) -> None:
-    record = load(name)
-    h: dict[str, float | Tensor] = dict(strengths(record, 0.5))
-    assert record.batch
-    for shape in ((4, 9), (4, 8, 8), (4, 3, 2, 8, 8)):
-        with pytest.raises(HpoError, match=f"{name} needs images of shape") as error:
-            record.batch(Batch(torch.zeros(shape), torch.zeros(4)), h, torch.Generator())
-        assert str(shape) in error.value.message and "unsqueeze(1)" in error.value.hint
-        assert error.value.code == "bad-batch"
-    with pytest.raises(HpoError, match=r"floating-point numbers, found torch\.uint8"):
-        whole = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
-        record.batch(Batch(whole, torch.zeros(4)), h, torch.Generator())
 
 
 def test_a_regularizer_without_a_hook_is_refused() -> None:

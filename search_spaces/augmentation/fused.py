@@ -1,0 +1,58 @@
+"""Many operations on every image at once, with gradients in all their amounts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from search_spaces.augmentation.operation import Operation
+from search_spaces.augmentation.tones import Linear
+from search_spaces.augmentation.values import UNIT, Range, scaled
+from search_spaces.augmentation.warps import Affine, matrix, warped
+from search_spaces.errors import HpoError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+def fused(
+    images: Tensor,
+    operations: Sequence[Operation],
+    amounts: Tensor,
+    rng: torch.Generator,
+    values: Range = UNIT,
+) -> Tensor:
+    """The images under all of the operations, each by its column of the amounts (B, k).
+
+    The affine ones make a single map, with one interpolation: p of the result shows
+    R S p / exp(zoom) - shift of the source, as `matrix` says, whatever their order in the list;
+    amounts that mean the same thing add up. Those that are linear in the values follow, in order.
+    """
+    parts: list[Tensor | float] = [0.0] * len(Affine().weights)
+    tones = []
+    for place, operation in enumerate(operations):
+        change, amount = operation.apply, amounts[:, place]
+        if isinstance(change, Affine):
+            for index, weight in enumerate(change.weights):
+                if weight:
+                    parts[index] = parts[index] + weight * amount
+        elif isinstance(change, Linear):
+            tones.append((change, amount))
+        else:
+            raise HpoError(
+                "only operations that are affine in places or linear in values go together",
+                hint="carry out the others one after the other",
+                code="bad-plugin",
+            )
+    if not all(isinstance(part, float) for part in parts):
+        images = warped(images, matrix(parts, amounts[:, 0], images))
+
+    def toned(images: Tensor) -> Tensor:
+        for change, amount in tones:
+            images = change(images, amount, rng)
+        return images
+
+    if not tones:
+        return images
+    return toned(images) if values == UNIT else scaled(images, values, toned)
