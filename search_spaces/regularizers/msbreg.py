@@ -26,16 +26,17 @@ def centroid(first: Tensor, second: Tensor) -> Tensor:
 
 
 def singular_values(rows: Tensor) -> Tensor:
-    """How unevenly unit embeddings (B, D) fill space: 0 where they do so alike in all directions.
+    """How unevenly unit embeddings (B, D) fill space: 0 if alike in all directions, 1 if in one.
 
-    r * sum of p_k^2 - 1 with p_k = s_k^2 / B the share of the k-th singular value s_k and r the
-    smaller of B and D; at most r - 1. The sum is the squared length of Z^T Z / B, smooth also
-    where singular values coincide.
+    (r * sum of p_k^2 - 1) / (r - 1) with p_k = s_k^2 / B the share of the k-th singular value s_k
+    and r the smaller of B and D. The sum is the squared length of Z^T Z / B, smooth also where
+    singular values coincide.
     """
     count, width = rows.shape
     # The smaller of the two Gram matrices: their squared lengths are the same.
     gram = rows.T @ rows if width <= count else rows @ rows.T
-    return min(count, width) * (gram / count).square().sum() - 1
+    rank = min(count, width)
+    return (rank * (gram / count).square().sum() - 1) / max(rank - 1, 1)
 
 
 def brownian(rows: Tensor, step: Tensor | float, rng: torch.Generator) -> Tensor:
