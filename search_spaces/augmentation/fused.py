@@ -37,7 +37,7 @@ def fused(
         if isinstance(change, Affine):
             for index, weight in enumerate(change.weights):
                 if weight:
-                    parts[index] = parts[index] + weight * amount
+                    parts[index] = _plus(parts[index], amount if weight == 1 else weight * amount)
         elif isinstance(change, Linear):
             tones.append((change, amount))
         else:
@@ -57,3 +57,8 @@ def fused(
     if not tones:
         return images
     return toned(images) if values == UNIT else scaled(images, values, toned)
+
+
+def _plus(part: Tensor | float, amount: Tensor) -> Tensor:
+    """The sum; no addition, which the gradient would have to pass, if there is nothing yet."""
+    return amount if isinstance(part, float) else part + amount
