@@ -104,6 +104,7 @@ def _run(
 ) -> dict[str, Any]:  # fmt: skip
     from hpo import samplers
     from hpo.samplers import Start
+    from hpo.tunable import why_not
     from objectives.training.loop import train
     from objectives.training.resolve import resolve
     from objectives.training.task import training_of
@@ -122,8 +123,7 @@ def _run(
     if sampler:
         record = samplers.load(sampler)
         assert record.tune is not None
-        bends = record.bends or (lambda regularizer: True)
-        tunable = {k: d for k, d in domains.items() if bends(records[k])}
+        tunable = {k: d for k, d in domains.items() if not why_not(record, records[k], d)}
         chosen = samplers.parse_options(record, given, sampler)
         tuner = record.tune(Start(tunable, records, start), chosen)
     training = training_of(task)

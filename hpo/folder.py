@@ -48,6 +48,10 @@ class Folder:
         return self.path / "schedule.json"
 
     @property
+    def policy(self) -> Path:
+        return self.path / "policy.png"
+
+    @property
     def spool(self) -> Path:
         return self.path / "events.jsonl"
 

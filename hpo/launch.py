@@ -122,7 +122,12 @@ def _finish(
 ) -> Delivery | None:
     ranked = result.ranked if result is not None else []
     spec_file = [] if study.spec.secret else [study.folder.spec]
-    artifacts = [*spec_file, study.folder.schedule]
+    artifacts = [*spec_file, study.folder.schedule, study.folder.policy]
+    if result is not None and result.best is not None and status != "interrupted":
+        from hpo.policysheet import write_of_study
+
+        best = result.best
+        write_of_study(study.problem, best.schedule, best.number, study.folder.policy)
     told = {"interrupted": "stopped", "finished": "finished" if ranked else "failed"}
     reason = {"finished": ended.why(study)} if status == "finished" else {"failed": "error"}
     study.emit(

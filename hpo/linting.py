@@ -28,8 +28,8 @@ def linted(problem: Problem) -> Problem:
     """
     sampler, options = tuning.method(problem)
     if problem.is_task and sampler.tune is not None:
-        stiff = tuning.unbent(problem)
-        said = (f"knob {n} has no derivative: left to sampler {options.propose}" for n in stiff)
+        stiff = tuning.stiff(problem).items()
+        said = (f"knob {name} {why}: left to sampler {options.propose}" for name, why in stiff)
         return replace(problem, notes=(*problem.notes, *said))
     if not problem.is_bilevel or sampler.descend is None:
         return problem

@@ -74,7 +74,7 @@ def why_not(problem: Problem) -> str | None:
         if isinstance(domain, Choice):
             return f"knob {name} is a choice, and trials that are packed run the same operations"
     for name, record in problem.regularizers.items():
-        if record.ascent or record.learn or record.evaluated or record.by_gradient:
+        if record.ascent or record.learn or record.evaluated:
             return f"{name} does more than change the loss of a step, which is not packed"
     return _quietly(_tried, problem)
 

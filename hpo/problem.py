@@ -107,10 +107,37 @@ def load(spec: StudySpec) -> Problem:
         name: record for name, record in catalogue.records().items() if used & set(record.knobs)
     }
     ignored, idle = _without_a_place(spec, target, regularizers)
-    notes = tuple(f"{name} ignored: this model has no {what}" for name, what in ignored.items())
+    notes = [f"{name} ignored: this model has no {what}" for name, what in ignored.items()]
+    kept = {name: record for name, record in regularizers.items() if name not in ignored}
+    if isinstance(spec.space, str):
+        space, kept, refusals = _fitted(spec, target, kept, space)
+        notes += refusals
     return Problem(
-        *(spec, target, True, space, fixed_domains, fixed, regularizers, training, idle, notes)
+        *(spec, target, True, space, fixed_domains, fixed, kept, training, idle, tuple(notes))
     )
+
+
+def _fitted(
+    spec: StudySpec, target: Any, records: Mapping[str, Regularizer], space: SearchSpace
+) -> tuple[SearchSpace, dict[str, Regularizer], list[str]]:
+    """A ready-made space without the regularizers that refuse this task, those that are left, and
+    what the others say. What a study names itself it gets, or fails with."""
+    from hpo.fitting import unfit
+
+    refusals = unfit(target, records, space, spec.seed)
+    kept = {name: record for name, record in records.items() if name not in refusals}
+    lost = {knob for name in refusals for knob in records[name].knobs}
+    lost -= {knob for record in kept.values() for knob in record.knobs}
+    domains = {name: domain for name, domain in space.items() if name not in lost}
+    if not domains:
+        raise HpoError(
+            f"nothing of space {spec.space} fits objective {spec.objective}",
+            hint="\n".join(refusals.values()),
+            code="no-space",
+            found=spec.space,
+            path=("space",),
+        )
+    return SearchSpace(domains), kept, [f"{n} left out: {why}" for n, why in refusals.items()]
 
 
 def _black_box(spec: StudySpec, target: Any) -> Problem:

@@ -6,6 +6,7 @@ import math
 from itertools import pairwise
 from typing import TypeAlias
 
+from search_spaces._form import SWINGING
 from search_spaces.domains import Choice, Domain, Int, Point, Value, units
 from search_spaces.schedule import Schedule
 
@@ -25,7 +26,7 @@ def points(schedule: Schedule, tolerance: float) -> list[Row]:
     turns = {
         turn / (2 * track.options["cycles"])
         for track in schedule.tracks.values()
-        if track.form == "cyclical"
+        if track.form in SWINGING
         for turn in range(round(2 * track.options["cycles"]))
     }
     # Between these places every track goes one way only.

@@ -10,6 +10,7 @@ from hpo import samplers
 from hpo.errors import HpoError
 from hpo.problem import Problem
 from hpo.samplers import Sampler, Start
+from hpo.tunable import why_not
 from search_spaces.domains import Domain, Float
 from search_spaces.space import holds
 
@@ -67,7 +68,7 @@ def tunable(problem: Problem, point: Point) -> dict[str, Domain]:
     used = {knob for record in problem.regularizers.values() for knob in record.knobs}
     if hasattr(problem.target, "auxiliary_losses"):
         used |= set(getattr(problem.target, "space", None) or ())
-    used -= {*problem.idle, *unbent(problem)}
+    used -= {*problem.idle, *stiff(problem)}
     return {
         name: domain
         for name, domain in problem.space.items()
@@ -75,17 +76,17 @@ def tunable(problem: Problem, point: Point) -> dict[str, Domain]:
     }
 
 
-def unbent(problem: Problem) -> list[str]:
-    """The searched knobs that the study's sampler cannot bend in a network's training: they have no
-    derivative there."""
+def stiff(problem: Problem) -> dict[str, str]:
+    """The searched knobs that the study's sampler cannot bend in a network's training, and why."""
     sampler, _ = method(problem)
-    bends = sampler.bends
-    if bends is None:
-        return []
-    stiff = {
-        k for record in problem.regularizers.values() if not bends(record) for k in record.knobs
-    }
-    return [n for n, d in problem.space.items() if n in stiff or not isinstance(d, Float)]
+    found = {}
+    for name, domain in problem.space.items():
+        users = [record for record in problem.regularizers.values() if name in record.knobs]
+        reasons = [why_not(sampler, record, domain) for record in users]
+        reason = next(filter(None, reasons or [why_not(sampler, None, domain)]), "")
+        if reason:
+            found[name] = reason
+    return found
 
 
 def _scalars(point: Point) -> dict[str, Scalar]:
@@ -192,11 +193,9 @@ def _check_space(problem: Problem) -> None:
         hint = "it tunes what regularizers use (hpo list regularizers), sampler tpe other knobs"
         if problem.is_bilevel:
             hint = "it moves knobs with real values; for choices and whole numbers use sampler tpe"
-        elif {*unbent(problem)} >= {*problem.space}:
-            hint = (
-                "there is no derivative in any of them; sampler stn tunes what regularizers use,"
-                " sampler tpe every knob"
-            )
+        elif (reasons := stiff(problem)).keys() >= {*problem.space}:
+            told = [f"{name} {reason}" for name, reason in reasons.items()]
+            hint = "\n".join([*told, "sampler tpe tunes every knob (hpo list regularizers)"])
         elif problem.idle & {*problem.space}:
             hint = (
                 "dropout and activation noise act where a model has nn.Dropout layers, and this one"

@@ -29,16 +29,17 @@ class Denoise:
     picture is in two splits. Inputs and targets are (B, 1, patch, patch), pixels in 0 to 1 less
     their usual mean. The loss is the mean squared error over the noise's variance, so that it is 1
     where nothing is done. sigma: standard deviation of the noise. patch: side of a patch.
-    train_patches: how many are trained on, each with one draw of noise. channels: of the network.
-    batch_size: rows in a step. data_seed: decides which photographs are for what, which patches
-    are trained on, and the noise. Metrics: psnr, in decibels.
+    train_patches: how many are trained on, each with one draw of noise; few, so that regularization
+    matters. channels: of the network. batch_size: rows in a step. data_seed: decides which
+    photographs are for what, which patches are trained on, and the noise. Metrics: psnr, in
+    decibels.
     """
 
     sigma: float = 0.1
     patch: int = 32
-    train_patches: int = 128
+    train_patches: int = 8
     channels: int = 16
-    batch_size: int = 16
+    batch_size: int = 8
     data_seed: int = 0
 
     name: ClassVar[str] = "denoise"

@@ -7,20 +7,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from search_spaces._form import KINDS, MOST_CYCLES, check_power, ease
+from search_spaces._form import CURVES, MOST_CYCLES, SWINGING, check_power, ease
 from search_spaces._numbers import number, shown, whole
-from search_spaces.domains import Choice, Domain, Value, from_units, units
+from search_spaces._scales import shrink, stretch
+from search_spaces.domains import Choice, Domain, Int, Value, from_units, units
 from search_spaces.errors import HpoError
 from search_spaces.plugins import unknown
+
+NEAR_ZERO = 1e-3  # of a range that reaches zero: where an exponential curve has its zero
 
 
 @dataclass(frozen=True)
 class Track:
     """One knob over training: values at knots, and the form of the curve between them.
 
-    The forms are those of `Form`; a recorded trajectory is `linear`, of a choice `steps`. A
-    `cyclical` track has the value it swings from and, half a swing later, the one it swings to.
-    `options` holds `power` for cosine_power and `cycles` for cyclical.
+    The forms are CURVES, drawn as `Form` says; a recorded trajectory is `linear`, of a choice
+    `steps`. A `cyclical` track, or one that swings as a `sine`, has the value it swings from and,
+    half a swing later, the one it swings to. `options` holds `power` for cosine_power and `cycles`
+    for those that swing.
     """
 
     form: str
@@ -77,7 +81,7 @@ def places_at(curve: Curve, progress: float) -> tuple[float, ...]:
 
 def locate(track: Track, progress: float) -> tuple[int, float]:
     """The knot at or before this progress, and the part of the way to the next one."""
-    if track.form == "cyclical":
+    if track.form in SWINGING:
         phase = progress * track.options["cycles"] % 1
         return 0, 1 - abs(1 - 2 * phase)
     index = bisect_right(track.progress, progress) - 1
@@ -91,7 +95,10 @@ def locate(track: Track, progress: float) -> tuple[int, float]:
 
 def _between(curve: Curve, index: int, part: float) -> tuple[float, ...]:
     first, last = curve.rows[index], curve.rows[index + 1]
-    if curve.track.form != "cubic":
+    if curve.track.form == "exponential":
+        ends = zip(first, last, strict=True)
+        places = [_exponential(curve.domain, a, b, part) for a, b in ends]
+    elif curve.track.form != "cubic":
         weight = ease(curve.track.form, curve.track.options.get("power", 1.0), part)
         places = [a + (b - a) * weight for a, b in zip(first, last, strict=True)]
     else:
@@ -99,6 +106,24 @@ def _between(curve: Curve, index: int, part: float) -> tuple[float, ...]:
         bends = zip(first, last, curve.slopes[index], curve.slopes[index + 1], strict=True)
         places = [_hermite(a, b, s * width, t * width, part) for a, b, s, t in bends]
     return tuple(map(_within, places, first, last))
+
+
+def _exponential(domain: Domain, first: float, last: float, part: float) -> float:
+    """Where v1 (v2 / v1)^part lies, between places of two values v1 and v2.
+
+    Values count from zero; in a range that reaches zero from a thousandth of its width below its
+    low end, which no logarithm reaches otherwise.
+    """
+    assert not isinstance(domain, Choice)
+    if isinstance(domain, Int):
+        low, high = domain.low - 0.5, domain.high + 0.5
+    else:
+        low, high = domain.smallest, domain.high
+    if domain.scale in ("log", "log+0"):
+        return first + (last - first) * part
+    zero = 0.0 if low > 0 else low - NEAR_ZERO * (high - low)
+    start, end = (stretch(domain.scale, low, high, place) - zero for place in (first, last))
+    return shrink(domain.scale, low, high, start * (end / start) ** part + zero)
 
 
 def _hermite(first: float, last: float, slope: float, end_slope: float, part: float) -> float:
@@ -120,9 +145,9 @@ def _slopes(
 
 def check_track(domain: Domain, track: Track) -> None:
     """Refuses a track that is not a curve through values of the domain."""
-    if track.form not in KINDS:
-        known = f"known: {', '.join(KINDS)}"
-        raise unknown("schedule form", track.form, KINDS, hint=known, path=("form",))
+    if track.form not in CURVES:
+        known = f"known: {', '.join(CURVES)}"
+        raise unknown("schedule form", track.form, CURVES, hint=known, path=("form",))
     if isinstance(domain, Choice) and track.form not in ("constant", "steps"):
         raise _bad(f"form {track.form}: the options of a choice can only follow in steps", "form")
     _check_knots(track)
@@ -140,7 +165,7 @@ def _check_knots(track: Track) -> None:
     if len(track.values) != len(progress):
         raise _bad(f"{len(progress)} knots but {len(track.values)} values", "values")
     if (track.form == "constant" and len(progress) > 1) or (
-        track.form == "cyclical" and len(progress) > 2
+        track.form in SWINGING and len(progress) > 2
     ):
         raise _bad(f"form {track.form} has too many knots: {len(progress)}", "progress")
     if not 0 <= progress[0] <= progress[-1] <= 1:
@@ -151,7 +176,8 @@ def _check_knots(track: Track) -> None:
 
 
 def _check_options(track: Track) -> None:
-    due = {"cosine_power": {"power"}, "cyclical": {"cycles"}}.get(track.form, set())
+    known = {"cosine_power": {"power"}, **{form: {"cycles"} for form in SWINGING}}
+    due = known.get(track.form, set())
     if set(track.options) != due:
         listed = ", ".join(sorted(due)) or "none"
         raise _bad(f"options of form {track.form}: {listed}", "options")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces._curve import Curve, Track, places_at, value_at
+from search_spaces._form import SWINGING
 from search_spaces._scales import ZERO_SHARE
 from search_spaces._spread import sigma_at, straight
 from search_spaces.domains import Choice, Float, Value, units
@@ -17,7 +18,7 @@ from search_spaces.errors import HpoError
 if TYPE_CHECKING:
     from search_spaces.schedule import Schedule
 
-CURVED = ("cosine", "cosine_power", "cubic")
+CURVED = ("exponential", "cosine", "cosine_power", "sine", "cubic")
 GRID = 256  # steps in which a curved track is looked at
 NOTHING = 1e-12  # a deviation that is only rounding of doubles
 
@@ -119,11 +120,14 @@ def bends(track: Track) -> set[float]:
     """Every place where a track that moves bends; a grid as well where it is curved."""
     if track.form == "constant":
         return set()
-    if track.form == "cyclical":
-        swings = 2 * int(track.options["cycles"])
-        return {*track.progress, *(index / swings for index in range(swings + 1))}
     grid = GRID + 1 if track.form in CURVED else 0
-    return {*track.progress, *(index / GRID for index in range(grid))}
+    places = {*track.progress, *(index / GRID for index in range(grid))}
+    if track.form in SWINGING:
+        swings = 2 * int(track.options["cycles"])
+        places |= {index / swings for index in range(swings + 1)}
+        if track.form == "sine":  # the grid may be too coarse for many swings
+            places |= {index / (8 * swings) for index in range(8 * swings + 1)}
+    return places
 
 
 def _gaps(sampled: Sampled, chosen: list[int]) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from functools import cache
 from typing import Any
 
@@ -37,6 +38,15 @@ def load(name: str) -> Regularizer:
         package, attribute = POLICIES, "POLICY"
     record: Any = plugins.load(package, name, attribute)
     return record  # type: ignore[no-any-return]
+
+
+def about(name: str) -> str:
+    """What a record is, in a line: the first of its file's docstring."""
+    package = OPERATIONS if name.startswith(_AUGMENT) else REGULARIZERS
+    if name in plugins.names(POLICIES):
+        package = POLICIES
+    module = importlib.import_module(f"{package}.{name.removeprefix(_AUGMENT)}")
+    return " ".join((module.__doc__ or "").split("\n\n")[0].split())
 
 
 def records() -> dict[str, Regularizer]:

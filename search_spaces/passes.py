@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from search_spaces.augmentation.vocabulary import Vocabulary
 from search_spaces.errors import HpoError
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ class Beginning:
     model: with the weights it starts from; it is the one that is then trained. losses: the task's
     loss of a batch under a model, whose norms do not learn from it. batches: one pass over the
     training split, always the same, drawing from no generator of the run; on the run's device.
-    teacher: a trained model that the task brings, frozen, or None.
+    teacher: a trained model that the task brings, frozen, or None. vocabulary: what the task says
+    of its tokens.
     """
 
     model: nn.Module
@@ -85,6 +87,7 @@ class Beginning:
     teacher: nn.Module | None
     seed: int
     device: torch.device
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
 
     def weights(self) -> Mapping[str, Tensor]:
         """Copies of the trained parameters as they are at the start, by name."""

@@ -82,11 +82,11 @@ class Regularizer:
 
     All randomness comes from the generator that is passed in, and the number of draws does not
     depend on the strength. `differentiable`: the loss has a useful gradient in the knobs when the
-    draws are held fixed; with `surrogate` it is that of a smoother change. `by_gradient`: its
-    `optimizer` hook goes by the gradients of the step. `site`: where `activation` acts, at dropout
-    layers or at the ends of residual branches. `replaces_dropout`: while it acts, the own rate of a
-    dropout site does not. `attends`: it reads attention weights. `once`: it takes derivatives
-    inside its hooks that cannot themselves be taken within self-tuning layers.
+    draws are held fixed; with `surrogate` it is that of a smoother change. `site`: where
+    `activation` acts, at dropout layers or at the ends of residual branches. `replaces_dropout`:
+    while it acts, the own rate of a dropout site does not. `attends`: it reads attention weights.
+    `once`: it takes derivatives inside its hooks that cannot themselves be taken within self-tuning
+    layers.
 
     A knob with a value `off` is a strength and must be given; any other, such as a probability,
     stays at its start in a study that does not mention it.
@@ -109,7 +109,6 @@ class Regularizer:
     learn: LearnHook | None = None
     differentiable: bool = False
     surrogate: bool = False
-    by_gradient: bool = False
     site: Literal["dropout", "branch"] = "dropout"
     replaces_dropout: bool = False
     attends: bool = False

@@ -11,6 +11,7 @@ from search_spaces import _schedule_json, _spread
 from search_spaces._checks import check_fixed
 from search_spaces._curve import Curve, check_track, curve, value_at
 from search_spaces._curve import Track as Track
+from search_spaces._form import SWINGING
 from search_spaces._numbers import number
 from search_spaces._spread import Sigma, SpreadPoint
 from search_spaces.domains import Choice, Domain, Float, Point, Value
@@ -219,7 +220,7 @@ def _last_change(track: Track) -> float:
     """The progress from which the knob keeps its value."""
     pairs = zip(track.progress[1:], track.values, track.values[1:], strict=False)
     changes = [place for place, before, after in pairs if before != after]
-    return 1.0 if changes and track.form == "cyclical" else max(changes, default=0.0)
+    return 1.0 if changes and track.form in SWINGING else max(changes, default=0.0)
 
 
 def _holding(name: str, domain: Domain | None, value: Value) -> Domain:

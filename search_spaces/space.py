@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from search_spaces import presets
+from search_spaces import _coordinates, presets
 from search_spaces._checks import same
+from search_spaces._coordinates import TOGETHER as TOGETHER
+from search_spaces._coordinates import long as long
 from search_spaces._numbers import shown
-from search_spaces.domains import Choice, Domain, Float, Point, Scalar, Value, parse, scalar
+from search_spaces.domains import Choice, Domain, Float, Point, Scalar, Value, parse
 from search_spaces.errors import HpoError
 from search_spaces.plugins import unknown
 
 if TYPE_CHECKING:
     from search_spaces.schedule import Schedule
-
-TOGETHER = 64  # a vector with more strengths is searched between runs as one number
 
 # What MLflow accepts in a metric name, less the characters that coordinates add to it.
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
@@ -56,9 +55,10 @@ class SearchSpace(Mapping[str, Domain]):
         """The scalar knobs of a black-box search, each after the ones its condition names.
 
         A vector gives one coordinate a strength (`l2[3]`), a searched schedule one a knot
-        (`dropout@0.5`). A vector of more than 64 strengths gives a single one, which all of them
-        share: telling them apart is for methods that tune within a run. If its strengths start from
-        different values it gives none, and stays there between runs.
+        (`dropout@0.5`) and one a searched place of it (`dropout@until`). A vector of more than 64
+        strengths gives a single one, which all of them share: telling them apart is for methods
+        that tune within a run. If its strengths start from different values it gives none, and
+        stays there between runs.
         """
         return dict(self._coordinates)
 
@@ -67,17 +67,18 @@ class SearchSpace(Mapping[str, Domain]):
         return {
             coordinate: domain
             for name in _ordered(self.domains)
-            for coordinate, domain in _split(name, self.domains[name])
+            for coordinate, domain in _coordinates.split(name, self.domains[name])
         }
 
     @cached_property
     def _own(self) -> dict[str, list[str]]:
         """The coordinates of each knob."""
-        return {name: [c for c, _ in _split(name, one)] for name, one in self.domains.items()}
+        split = _coordinates.split
+        return {name: [c for c, _ in split(name, one)] for name, one in self.domains.items()}
 
     def start_coordinates(self) -> dict[str, Scalar]:
         """The start of every coordinate, of the ones that are not active too."""
-        return {name: _scalar_start(domain) for name, domain in self._coordinates.items()}
+        return {name: _coordinates.first(domain) for name, domain in self._coordinates.items()}
 
     def active(self, values: Mapping[str, Scalar]) -> tuple[str, ...]:
         """The coordinates that matter given these values; an unknown parent switches off."""
@@ -110,10 +111,7 @@ class SearchSpace(Mapping[str, Domain]):
             if off:
                 tracks[name] = Track("constant", (0.0,), (resting(domain),))
                 continue
-            numbers = [domain.settle(filled[coordinate]) for coordinate in own]
-            if long(domain):
-                numbers = _shared(domain, numbers)
-            tracks[name] = Track(*_form(domain), _grouped(domain, numbers), _options(domain))
+            tracks[name] = _coordinates.track(domain, [filled[coordinate] for coordinate in own])
         return Schedule(self, tracks)
 
     def spec(self) -> dict[str, Any]:
@@ -131,6 +129,8 @@ class SearchSpace(Mapping[str, Domain]):
         `defaults` are the knobs that exist; with `free` others may be named if they come with a
         range.
         """
+        if isinstance(data, str) and data in defaults and data not in presets.names():
+            data = [data]  # a knob that the task has for itself is a space too
         domains: dict[str, Domain] = {}
         for name, given in presets.resolve(data).items():
             if name not in defaults and not (free and _has_range(given)):
@@ -156,62 +156,6 @@ def resting(domain: Domain) -> Value:
     if domain.off is None:
         return domain.start_value()
     return domain.off if domain.size is None else (float(domain.off),) * domain.size
-
-
-def _split(name: str, domain: Domain) -> Iterator[tuple[str, Domain]]:
-    """The coordinates of one knob: knot by knot, and strength by strength within a knot."""
-    form = domain.schedule
-    knots = [""]
-    if form is not None and form.kind != "constant":
-        knots = [f"@{place:.4g}" for place in form.progress()]
-    start = domain.start_value()
-    one = scalar(domain)
-    if long(domain) and isinstance(one, Float) and isinstance(start, tuple):
-        if len(set(start)) > 1:
-            return
-        one = dataclasses.replace(one, start=start[0])
-    for knot in knots:
-        if isinstance(one, Float) and isinstance(start, tuple) and not long(domain):
-            for index, value in enumerate(start):
-                yield f"{name}[{index}]{knot}", dataclasses.replace(one, start=value)
-        else:
-            yield name + knot, one
-
-
-def long(domain: Domain) -> bool:
-    """Whether a knob has so many strengths that a search between runs takes them together."""
-    return domain.size is not None and domain.size > TOGETHER
-
-
-def _shared(domain: Domain, numbers: list[Value]) -> list[Value]:
-    """The strengths of a long vector, knot by knot; its start where it has no coordinate."""
-    if not numbers:
-        start = domain.start_value()
-        assert isinstance(start, tuple)
-        return [*start] * len(_form(domain)[1])
-    return [number for number in numbers for _ in range(domain.size or 1)]
-
-
-def _scalar_start(domain: Domain) -> Scalar:
-    start = domain.start_value()
-    return start[0] if isinstance(start, tuple) else start
-
-
-def _form(domain: Domain) -> tuple[str, tuple[float, ...]]:
-    form = domain.schedule
-    return ("constant", (0.0,)) if form is None else (form.kind, form.progress())
-
-
-def _options(domain: Domain) -> dict[str, float]:
-    return {} if domain.schedule is None else domain.schedule.options()
-
-
-def _grouped(domain: Domain, numbers: list[Value]) -> tuple[Value, ...]:
-    """The value at each knot, from the numbers of all coordinates of a knob."""
-    if domain.size is None:
-        return tuple(numbers)
-    rows = range(0, len(numbers), domain.size)
-    return tuple(domain.settle(tuple(numbers[row : row + domain.size])) for row in rows)  # type: ignore[arg-type]
 
 
 def _check_name(name: object) -> None:

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -176,7 +177,8 @@ def test_every_command_gives_one_document(inputs: Path) -> None:
         "ui --print-only": ("base", "store", "charts", "compare"),
         "list": ("studies",),
         **{f"list {what}": (what,) for what in ("samplers", "pruners", "objectives", "spaces")},
-        **{f"list {what}": (what,) for what in ("regularizers", "engines")},
+        **{f"list {what}": (what,) for what in ("regularizers", "augmentations", "policies")},
+        "list engines": ("engines",),
     }
     assert {line.split()[0] for line in documents} == set(COMMANDS)
     for line, keys in documents.items():
@@ -381,6 +383,23 @@ def test_a_first_own_study_visibly_improves_on_its_start_values(here: Path) -> N
     assert result["best"]["value"] < 0.97 * result["start_value"]
 
 
+@pytest.mark.parametrize("name", ["regularization_curves", "targets"])
+def test_init_copies_a_set_of_knobs_to_edit(name: str, here: Path) -> None:
+    from hpo import yamlfile
+    from search_spaces import presets
+
+    assert hpo("init", "--space", name).code == 0
+    text = (here / "study.yaml").read_text()
+    assert all(f"  {line}\n" in text for line in presets.text(name).splitlines())
+    assert yamlfile.load(Path("study.yaml")).data["space"] == presets.load(name)
+    assert hpo("check", "study.yaml", "--no-probe").code == 0
+    ended = hpo("init", "--force", "--space", "target")
+    assert ended.code == 2 and "did you mean 'targets'" in ended.err
+    for other in (["--kind", "bilevel"], ["--cluster"]):
+        ended = hpo("init", "--force", "--space", name, *other)
+        assert ended.code != 0 and f"--space {name} with" in ended.err
+
+
 def test_init_overwrites_only_when_told(here: Path) -> None:
     assert hpo("init").code == 0
     write(here / "study.yaml", "mine")
@@ -514,16 +533,20 @@ def test_watching_redraws_until_the_study_ends(
 
 def test_lists_name_what_is_there(here: Path) -> None:
     from hpo import engines, pruners, samplers
-    from search_spaces import plugins
-    from search_spaces.presets import PRESETS
+    from search_spaces import catalogue, plugins, presets
+
+    def knobs(records: Iterable[str]) -> list[str]:
+        return [knob for name in records for knob in catalogue.load(name).knobs]
 
     there = {
         "samplers": samplers.names(),
         "pruners": pruners.names(),
         "objectives": plugins.names("objectives"),
-        "spaces": list(PRESETS),
+        "spaces": list(presets.names()),
         "engines": engines.names(),
-        "regularizers": plugins.names("search_spaces.regularizers"),
+        "regularizers": knobs(plugins.names(catalogue.REGULARIZERS)),
+        "augmentations": knobs(f"augment.{name}" for name in plugins.names(catalogue.OPERATIONS)),
+        "policies": knobs(plugins.names(catalogue.POLICIES)),
     }
     for what, names in there.items():
         for more in ([], ["--long"]):

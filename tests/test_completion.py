@@ -11,7 +11,7 @@ from shell import OBJECTIVES, hpo, study_file
 
 from hpo.cli._main import COMMANDS
 from hpo.samplers import names as samplers
-from search_spaces.presets import PRESETS
+from search_spaces import presets
 
 HPO = Path(sys.executable).with_name("hpo")
 
@@ -71,7 +71,7 @@ def test_names_of_studies_are_offered(folder: Path) -> None:
         ("hpo run --sampler ", set(samplers())),
         ("hpo check --sampler t", {"tpe"}),
         ("hpo run --objective ", {"digits", "fashion_mnist", "ridge", "table"}),
-        ("hpo run --space ", set(PRESETS)),
+        ("hpo run --space ", set(presets.names())),
         ("hpo run --prune ", {"none", "median"}),
         ("hpo run --engine ", {"optuna"}),
         ("hpo list ", {"studies", "samplers", "regularizers"}),

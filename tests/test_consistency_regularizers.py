@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from toy_passes import added, looked, network, points
+from toy_passes import added, looked, network, points, seeded
 from toy_tasks import Blobs, constant, run
 
 from objectives.digits import Digits
@@ -78,6 +78,36 @@ def test_mutex_is_finite_where_an_excluded_class_is_certain() -> None:
     found = added("mutex", looked(lambda x: x, sure, there), mutex_threshold=0.99)
     (slope,) = torch.autograd.grad(found.sum(), there)
     assert float(found[0].detach()) > 100 and bool(slope.isfinite().all())
+
+
+@pytest.mark.parametrize("knob", ["consistency", "consistency_temperature", "mutex"])
+def test_the_gradient_in_a_knob_is_that_of_finite_differences(knob: str) -> None:
+    passed, _, _ = views()
+
+    def total(value: Tensor | float) -> Tensor:
+        h: Any = {f"{knob.split('_')[0]}_threshold": 0.6, knob: value}
+        return added(knob.split("_")[0], passed, **h).sum()
+
+    leaf = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(total(leaf), leaf)
+    expected = float((total(0.7 + 1e-5) - total(0.7 - 1e-5)).detach()) / 2e-5
+    assert float(slope) == pytest.approx(expected, rel=1e-5) and expected != 0
+
+
+@pytest.mark.parametrize("name", ["consistency", "mutex"])
+def test_the_gradient_in_a_threshold_is_how_the_mean_moves_with_it(name: str) -> None:
+    here = torch.randn(40_000, 4, generator=seeded(), dtype=torch.float64)
+    passed = looked(lambda x: x, here, torch.randn(40_000, 4, generator=seeded(1)).double())
+
+    def mean(threshold: Tensor | float) -> Tensor:
+        h: Any = {f"{name}_threshold": threshold}
+        return added(name, passed, **h).mean()
+
+    leaf = torch.tensor(0.6, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(mean(leaf), leaf)
+    expected = float(mean(0.65) - mean(0.55)) / 0.1
+    assert float(slope) == pytest.approx(expected, rel=0.05)
+    assert torch.equal(mean(leaf).detach(), mean(0.6)), "the value is that of the step"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -131,8 +131,21 @@ def test_tensors_and_floats_take_the_same_way(domain: Float, places: list[float]
     torch.testing.assert_close(tensor, torch.tensor(expected, dtype=torch.float64))
 
 
+FORMS = [
+    None,
+    Form("cubic", 4),
+    Form("cyclical"),
+    Form("cyclical", wave="sine"),
+    Form("ramp"),
+    Form("ramp", at=(0.25,), monotone="rising"),
+    Form("stages", 4),
+    Form("stages", at=(0.2, 0.6)),
+    Form("exponential", monotone="falling"),
+]
+
+
 @FIXED
-@given(DOMAINS, st.booleans(), st.sampled_from([None, Form("cubic", 4), Form("cyclical")]))
+@given(DOMAINS, st.booleans(), st.sampled_from(FORMS))
 def test_spec_and_parse_are_inverse(domain: Domain, starts: bool, form: Form | None) -> None:
     if not isinstance(domain, Choice):
         changes: dict[str, Any] = {"off": 0, "schedule": form, "when": {"a": ("x", 1)}}
@@ -444,9 +457,30 @@ GOLDEN: list[tuple[dict[str, Any] | object, Domain | None, tuple[str, ...], str]
         DEFAULT,
         ("schedule", "kind"),
         "unknown schedule kind 'cosin', did you mean 'cosine'?\n"
-        "known: constant, steps, linear, cosine, cosine_power, cyclical, cubic",
+        "known: constant, steps, stages, linear, ramp, exponential, cosine, cosine_power, cyclical,"
+        " cubic",
     ),
     ({"schedule": {"knots": 3}}, DEFAULT, ("schedule",), "schedule without a kind"),
+    *(
+        ({"schedule": given}, DEFAULT, ("schedule", key), text)
+        for given, key, text in (
+            (
+                {"kind": "cyclical", "wave": "sin"},
+                "wave",
+                "unknown wave 'sin', did you mean 'sine'?",
+            ),
+            ({"kind": "cubic", "monotone": "up"}, "monotone", "unknown way 'up'\nknown: rising"),
+            ({"kind": "cyclical", "monotone": "rising"}, "monotone", "monotone: rising with kind"),
+            ({"kind": "ramp", "knots": 3}, "knots", "knots 3 with kind ramp: it has exactly 2"),
+            ({"kind": "ramp", "at": [0.2, 0.4]}, "at", "at has 2 places, a ramp one"),
+            ({"kind": "ramp", "at": 0}, "at", "schedule at 0: places rise from above 0 to 1"),
+            ({"kind": "ramp", "at": "soon"}, "at", "at 'soon' is text, a number is due"),
+            ({"kind": "stages", "at": [0.5, 0.2]}, "at", "schedule at [0.5, 0.2]: places rise"),
+            ({"kind": "stages", "at": [0.5, 1]}, "at", "at has 2 places for 2 stages"),
+            ({"kind": "stages", "at": [0.5], "knots": 3}, "at", "at has 1 places for 3 stages"),
+            ({"kind": "linear", "at": 0.5}, "at", "at with kind linear\nit goes with kind ramp"),
+        )
+    ),
     (
         {"schedule": {"kind": "linear", "knot": 3}},
         DEFAULT,

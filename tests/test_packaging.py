@@ -122,6 +122,7 @@ def test_the_wheel_holds_the_packages_and_their_data_and_nothing_else(wheel: Pat
     assert inside == on_disk
     assert {f"{package}/py.typed" for package in PACKAGES} <= inside
     assert "hpo/specs/quickstart.yaml" in inside and "hpo/templates/task.py.txt" in inside
+    assert "search_spaces/presets/regularization.yaml" in inside
 
 
 def test_the_wheel_says_what_it_is(wheel: Path) -> None:
@@ -151,6 +152,7 @@ def test_the_source_distribution_holds_no_tests_and_no_runs(source: Path) -> Non
     assert not {"tests", "mlruns", "benchmarks", ".ci"} & tops
     assert {*PACKAGES, "LICENSE", "README.md", "pyproject.toml"} <= tops
     assert "hpo/specs/quickstart.yaml" in names
+    assert "search_spaces/presets/regularization.yaml" in names
 
 
 @pytest.mark.slow

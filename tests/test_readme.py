@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import built_in
 import pytest
 from ruamel.yaml import YAML
 from shell import hpo
@@ -253,6 +254,18 @@ def test_every_plugin_is_named() -> None:
     assert not _said(engines.names())
     assert not _said(plugins.names("objectives"))
     assert not _said(plugins.names("search_spaces.regularizers"))
+
+
+def test_the_table_of_what_is_built_in_is_that_of_the_code() -> None:
+    """After a wanted change: HPO_UPDATE_GOLDEN=1 pytest tests/test_readme.py -k table"""
+    before, rest = TEXT.split(built_in.BEGIN)
+    shown, after = rest.split(built_in.END)
+    made = f"\n{built_in.section()}\n"
+    if os.environ.get("HPO_UPDATE_GOLDEN"):
+        page = f"{before}{built_in.BEGIN}{made}{built_in.END}{after}"
+        (ROOT / "README.md").write_text(page, encoding="utf-8")
+    else:
+        assert shown == made
 
 
 def test_every_scale_and_kind_of_schedule_is_named() -> None:

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from search_spaces._form import KINDS as FORM_KINDS
 from search_spaces.domains import Choice, Domain, Float, Form, Int, Value, units
 from search_spaces.errors import HpoError
 from search_spaces.schedule import Schedule, Track
@@ -74,6 +75,14 @@ def triangle(t: float, cycles: int) -> float:
     return 2 * phase if phase <= 0.5 else 2 - 2 * phase
 
 
+def wave(t: float, cycles: int) -> float:
+    return (1 - math.cos(2 * math.pi * cycles * t)) / 2
+
+
+def staged(t: float, second: float, third: float) -> float:
+    return 1.0 if t < second else 5.0 if t < third else 3.0
+
+
 FORMULAS = [
     (Form("constant"), [4.0], lambda t: 4.0),
     (Form("steps", 2), [2.0, 5.0], lambda t: 2.0 if t < 0.5 else 5.0),
@@ -86,6 +95,16 @@ FORMULAS = [
     (Form("cosine_power", power=0.2), [10.0, 0.0], ten_times(lambda t: cosine_power(t, 0.2))),
     (Form("cosine_power", power=1), [10.0, 0.0], ten_times(cosine)),
     (Form("cyclical", cycles=3), [0.0, 10.0], ten_times(lambda t: triangle(t, 3))),
+    (Form("cyclical", cycles=3, wave="sine"), [0.0, 10.0], ten_times(lambda t: wave(t, 3))),
+    (Form("exponential"), [10.0, 0.0], lambda t: 10.01 * 1001**-t - 0.01),
+    (Form("exponential", 3), [0.0, 0.0, 10.0], lambda t: 0.01 * 1001 ** max(2 * t - 1, 0) - 0.01),
+    (Form("ramp", at=(0.25,)), [10.0, 2.0], lambda t: max(10 - 32 * t, 2.0)),
+    (Form("ramp"), [1.0, 9.0, 0.4], lambda t: min(1 + 20 * t, 9.0)),
+    (Form("stages", at=(0.2, 0.6)), [1.0, 5.0, 3.0], lambda t: staged(t, 0.2, 0.6)),
+    (Form("stages", 3), [1.0, 5.0, 3.0, 0.2, 0.6], lambda t: staged(t, 0.2, 0.6)),
+    (Form("stages", 3), [1.0, 5.0, 3.0, 0.5, 0.3], lambda t: 1.0 if t < 0.5 else 3.0),
+    (Form("linear", 3, monotone="rising"), [0.0, 10.0, 2.0], lambda t: min(20 * t, 10.0)),
+    (Form("steps", 3, monotone="falling"), [5.0, 8.0, 2.0], lambda t: 5.0 if t < 2 / 3 else 2.0),
     (Form("cubic", 2), [0.0, 10.0], lambda t: 10 * t),
     (Form("cubic", 3), [5.0, 5.0, 5.0], lambda t: 5.0),
 ]
@@ -130,25 +149,77 @@ def test_curves_are_drawn_on_the_scale_of_the_knob() -> None:
 
 @FIXED
 @given(
-    st.sampled_from(["steps", "linear", "cosine", "cosine_power", "cyclical", "cubic"]),
+    st.sampled_from([kind for kind in FORM_KINDS if kind != "constant"]),
     st.sampled_from([d for d in KINDS.values() if not isinstance(d, Choice) and d.size is None]),
     st.lists(st.floats(0, 1), min_size=2, max_size=6),
     st.floats(0.01, 1000),
+    st.sampled_from([None, "rising", "falling"]),
     PROGRESS,
 )
 def test_a_searched_schedule_never_leaves_the_range(
-    kind: Any, domain: Domain, places: list[float], power: float, progress: float
+    kind: Any,
+    domain: Domain,
+    places: list[float],
+    power: float,
+    monotone: str | None,
+    progress: float,
 ) -> None:
-    places = places[:2] if kind == "cyclical" else places
-    form = Form(kind, len(places), power=power)
-    values = [domain.from_unit(place) for place in places]
-    schedule = single(form, values, domain)  # type: ignore[arg-type]
+    places = places[:2] if kind in ("cyclical", "ramp") else places
+    monotone = None if kind == "cyclical" else monotone
+    form = Form(kind, len(places), power=power, monotone=monotone)
+    values: list[Any] = [domain.from_unit(place) for place in places]
+    schedule = single(form, [*values, *form.waits.values()], domain)
     value = x_at(schedule, progress)
     assert domain.contains(value)
-    assert min(values) <= value <= max(values)  # type: ignore[type-var]
+    assert min(values) <= value <= max(values)
+    sign = -1 if monotone == "falling" else 1
+    if monotone is not None:
+        assert sign * value >= sign * values[0]
+        assert sign * x_at(schedule, progress / 2) <= sign * value
+        values = [max(values[: i + 1], key=lambda v: sign * v) for i in range(len(values))]
     for knot, expected in zip(form.progress(), values, strict=True):
         if kind != "cyclical":
             assert schedule.at(knot)["x"] == expected
+
+
+def test_exponential_is_straight_on_a_log_axis_whatever_the_scale() -> None:
+    for domain in (
+        Float(1e-3, 0.7),
+        Float(1e-3, 0.9, "logit"),
+        Float(1e-6, 1.0, "log"),
+        Float(1e-4, 1.0, "log+0"),
+        Int(1, 5000),
+    ):
+        low, high = (2, 2048) if isinstance(domain, Int) else (2e-3, 0.512)
+        schedule = single(Form("exponential"), [low, high], domain)
+        for t in (0.125, 0.5, 0.75):
+            expected = low * (high / low) ** t
+            off = 0.51 if isinstance(domain, Int) else 1e-9
+            assert x_at(schedule, t) == pytest.approx(expected, abs=off)
+    below = single(Form("exponential"), [-1.0, 3.0], Float(-1, 3))
+    assert x_at(below, 0.5) == pytest.approx(-1.004 + 0.004 * 1001**0.5)
+
+
+def test_each_strength_of_a_vector_has_its_own_way_and_they_share_places() -> None:
+    form = Form("stages", 2, monotone="falling")
+    space = SearchSpace({"v": Float(0, 1, size=2, schedule=form)})
+    assert list(space.coordinates()) == [
+        "v[0]@stage1", "v[1]@stage1", "v[0]@stage2", "v[1]@stage2", "v@until1",
+    ]  # fmt: skip
+    found = dict(zip(space.coordinates(), [0.2, 0.8, 0.6, 0.3, 0.25], strict=True))
+    assert space.schedule(found).tracks["v"] == Track(
+        "steps", (0.0, 0.25), ((0.2, 0.8), (0.2, 0.3))
+    )
+    many = SearchSpace(
+        {"v": Float(0, 1, size=70, schedule=Form("ramp"), start=(0.1,) * 69 + (0.2,))}
+    )
+    assert not many.coordinates(), "its strengths start from different values"
+    assert not many.schedule({}).moving(0.0)
+
+
+def test_a_stage_that_never_begins_is_left_out() -> None:
+    track = single(Form("stages", 3), [1.0, 5.0, 3.0, 0.5, 0.5]).tracks["x"]
+    assert track == Track("steps", (0.0, 0.5), (1.0, 3.0))
 
 
 def test_progress_beyond_the_ends_is_clamped() -> None:
@@ -234,6 +305,15 @@ def test_a_curve_is_thinned_to_straight_lines() -> None:
     assert (constant.knots(), zero) == ([0.0], 0.0)
 
 
+def test_a_wave_is_thinned_within_its_bound() -> None:
+    for cycles in (1, 7, 400):
+        schedule = single(Form("cyclical", cycles=cycles, wave="sine"), [10.0, 0.0])
+        thinned, bound = schedule.thin(knots=9)
+        for index in range(5000):
+            assert gap(schedule, thinned, index / 4999) <= bound + 0.01
+    assert bound > 0.4
+
+
 @pytest.mark.parametrize(("knots", "tolerance"), [(0, 0.0), (3, -1.0), (3, math.nan)])
 def test_impossible_thinning_is_refused(knots: int, tolerance: float) -> None:
     with pytest.raises(HpoError, match="cannot be thinned"):
@@ -273,6 +353,8 @@ def test_moving() -> None:
     assert [schedule.moving(t) for t in (0.0, 0.39, 0.4, 1.0)] == [True, True, False, False]
     assert single(Form("cyclical"), [0.0, 1.0]).moving(0.99)
     assert not single(Form("cyclical"), [1.0, 1.0]).moving(0.0)
+    assert single(Form("cyclical", wave="sine"), [0.0, 1.0]).moving(0.99)
+    assert [single(Form("ramp"), [0.0, 1.0, 0.3]).moving(t) for t in (0.29, 0.3)] == [True, False]
     assert [single(Form("steps", 2), [0.0, 1.0]).moving(t) for t in (0.49, 0.5)] == [True, False]
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from hpo import schedulefile, straight
 from hpo.errors import HpoError
+from search_spaces._form import CURVES, SWINGING
 from search_spaces.domains import Choice, Domain, Float, Int, Value, units
 from search_spaces.schedule import Schedule, Track
 from search_spaces.space import SearchSpace
@@ -34,7 +35,7 @@ SPACE = SearchSpace(
     }
 )
 KNOTS = (0.0, 0.3, 0.3001, 0.7, 1.0)
-FORMS = ("constant", "steps", "linear", "cosine", "cosine_power", "cubic", "cyclical")
+FORMS = CURVES
 
 
 def value(domain: Domain, place: float) -> Value:
@@ -48,8 +49,12 @@ def schedule(form: str) -> Schedule:
     tracks = {}
     for shift, (name, domain) in enumerate(SPACE.items()):
         kind = "steps" if isinstance(domain, Choice) and form != "constant" else form
-        places = {"constant": (0.0,), "cyclical": (0.0, 1.0)}.get(kind, KNOTS)
-        options = {"cosine_power": {"power": 10.0}, "cyclical": {"cycles": 7}}.get(kind, {})
+        places = {"constant": (0.0,), **dict.fromkeys(SWINGING, (0.0, 1.0))}.get(kind, KNOTS)
+        options = {
+            "cosine_power": {"power": 10.0},
+            "cyclical": {"cycles": 7},
+            "sine": {"cycles": 7},
+        }.get(kind, {})
         walk = [(0.03 + 0.37 * (n + shift) * (n + 1)) % 1 for n in range(len(places))]
         tracks[name] = Track(kind, places, tuple(value(domain, at) for at in walk), options)
     return Schedule(SPACE, tracks)

@@ -33,6 +33,15 @@ def test_jacobian_is_half_the_squared_norm_of_the_weights_of_a_linear_model() ->
     assert float(found.max()) <= 3 * float(torch.linalg.matrix_norm(weight, 2)) ** 2 * (1 + 1e-9)
 
 
+def test_jacobian_of_a_single_number_and_of_pictures() -> None:
+    weight = points(1)[0]
+    one = added("jacobian", looked(lambda x: x @ weight, points(20_000)), jacobian=2.0)
+    assert float(one.mean()) == pytest.approx(float(weight.square().sum()), rel=0.03)
+    pictures = points(300).reshape(300, 1, 2, 3)
+    same = added("jacobian", looked(lambda x: 3 * x, pictures), jacobian=2.0)
+    torch.testing.assert_close(same, torch.full((300,), 9.0 * 6).double())
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_jacobian_is_that_of_a_network_at_inputs_of_every_size(scale: float) -> None:
     model = network()
@@ -127,6 +136,18 @@ def test_more_steps_of_vat_find_no_smaller_change() -> None:
     for fewer, more in pairwise(by_steps):
         assert bool((more >= fewer * (1 - 1e-3)).all())
     assert bool((by_steps[-1] > by_steps[0]).any())
+
+
+def test_vat_holds_the_prediction_at_the_example_fixed() -> None:
+    weight, x = softmax_model()
+    weight.requires_grad_()
+    asked: list[Tensor] = []
+    total = added("vat", looked(lambda v: v @ weight.T, x, asked=asked)).sum()
+    (slope,) = torch.autograd.grad(total, weight)
+    fixed = functional.softmax(x @ weight.T, dim=1).detach()
+    moved = functional.log_softmax(asked[-1] @ weight.T, dim=1)
+    (expected,) = torch.autograd.grad(functional.kl_div(moved, fixed, reduction="sum"), weight)
+    torch.testing.assert_close(slope, expected)
 
 
 def test_an_example_of_vat_takes_its_own_steps_and_radius() -> None:

@@ -76,9 +76,9 @@ def _plugins(package: str) -> Offer:
 
 
 def _spaces(_: click.Context) -> list[str]:
-    from search_spaces.presets import PRESETS
+    from search_spaces import presets
 
-    return sorted(PRESETS)
+    return list(presets.names())
 
 
 def _pruners(_: click.Context) -> list[str]:
@@ -87,8 +87,15 @@ def _pruners(_: click.Context) -> list[str]:
     return names()
 
 
+def _policies(_: click.Context) -> list[str]:
+    from hpo.policysheet import augmenting
+    from search_spaces import catalogue
+
+    return augmenting(catalogue.names())
+
+
 # The words that can follow an option.
-STUDIES, OBJECTIVES, SAMPLERS, ENGINES, SPACES, PRUNERS = map(
+STUDIES, OBJECTIVES, SAMPLERS, ENGINES, SPACES, PRUNERS, POLICIES = map(
     completing,
     (
         _studies,
@@ -97,6 +104,7 @@ STUDIES, OBJECTIVES, SAMPLERS, ENGINES, SPACES, PRUNERS = map(
         _plugins("hpo.engines"),
         _spaces,
         _pruners,
+        _policies,
     ),
 )
 

@@ -8,14 +8,16 @@ from typing import Any
 
 import click
 
-from hpo.cli import _options
+from hpo.cli import _catalogue, _options
 
 Rows = list[dict[str, Any]]
 
 EXAMPLES = """\b
 Examples:
   hpo list                      studies, the one touched last first
-  hpo list regularizers --long  with the scope of each knob and what it does
+  hpo list regularizers         knobs, and which samplers can tune them
+  hpo list augmentations --long with what each is, and why a sampler cannot tune it
+  hpo list spaces               sets of knobs for space:, hpo init --space NAME copies one
   hpo list samplers --long      with their options
 """
 
@@ -24,7 +26,10 @@ Examples:
 @click.argument(
     "what",
     type=click.Choice(
-        ["studies", "samplers", "pruners", "objectives", "regularizers", "spaces", "engines"]
+        [
+            *("studies", "samplers", "pruners", "objectives", "regularizers", "augmentations"),
+            *("policies", "spaces", "engines"),
+        ]
     ),
     default="studies",
     metavar="[WHAT]",
@@ -34,15 +39,19 @@ Examples:
 def command(what: str, long: bool, mlruns: Path, as_json: bool) -> None:
     """Lists what there is.
 
-    WHAT is studies (the default), samplers, pruners, objectives, regularizers, spaces or engines.
+    WHAT is studies (the default), samplers, pruners, objectives, regularizers, augmentations,
+    policies, spaces or engines. Of a knob it is told which samplers can tune it: those between
+    runs, populations, stn, and those that follow hypergradients.
     """
     listing: dict[str, Callable[[], Rows]] = {
         "studies": lambda: _studies(mlruns),
         "samplers": _samplers,
         "pruners": _pruners,
         "objectives": lambda: _objectives(long or as_json),
-        "regularizers": _regularizers,
-        "spaces": _spaces,
+        "regularizers": _catalogue.regularizers,
+        "augmentations": _catalogue.augmentations,
+        "policies": _catalogue.policies,
+        "spaces": _catalogue.spaces,
         "engines": _engines,
     }
     rows = listing[what]()
@@ -58,7 +67,9 @@ def command(what: str, long: bool, mlruns: Path, as_json: bool) -> None:
 def _lines(what: str, rows: Rows, long: bool) -> list[str]:
     from hpo.wording import table, terminal_width
 
-    shorten = {"studies": _study_cells, "regularizers": _knob_cells}.get(what)
+    if "knob" in rows[0]:
+        return _knobs(rows, long)
+    shorten = {"studies": _study_cells, "spaces": _space_cells}.get(what)
     if shorten is None and long and "options" in rows[0]:
         return _paragraphs(rows)
     cells = [
@@ -68,6 +79,23 @@ def _lines(what: str, rows: Rows, long: bool) -> list[str]:
     header = list(cells[0])
     body = [[cell[key] for key in header] for cell in cells]
     return table(header, body, left=header, width=terminal_width())
+
+
+def _knobs(rows: Rows, long: bool) -> list[str]:
+    """Knobs as a table, or each with all there is to say of it."""
+    from hpo.wording import table, terminal_width
+
+    if long:
+        return [line for row in rows for line in _catalogue.paragraph(row)]
+    cells = [_catalogue.cells(row) for row in rows]
+    header = list(cells[0])
+    body = [[cell[key] for key in header] for cell in cells]
+    return table(header, body, left=header, width=terminal_width())
+
+
+def _space_cells(row: Mapping[str, Any], long: bool) -> dict[str, str]:
+    cells = {"space": row["space"], "about": row["about"]}
+    return {**cells, "knobs": ", ".join(row["knobs"])} if long else cells
 
 
 def _paragraphs(rows: Rows) -> list[str]:
@@ -190,45 +218,10 @@ def _objectives(long: bool) -> Rows:
     return rows
 
 
-def _regularizers() -> Rows:
-    from hpo.wording import describe
-    from search_spaces import catalogue
-
-    rows: Rows = []
-    for record in catalogue.records().values():
-        for knob, domain in record.knobs.items():
-            rows.append(
-                {
-                    "knob": knob,
-                    "range": describe(domain),
-                    "start": domain.start_value(),
-                    "scope": record.scope[knob],
-                    "differentiable": record.differentiable,
-                    "about": record.note,
-                }
-            )
-    return rows
-
-
 def _short(value: Any) -> str:
     from hpo.wording import number
 
     return f"{value:g}" if isinstance(value, float) else number(value)
-
-
-def _knob_cells(row: Mapping[str, Any], long: bool) -> dict[str, str]:
-    cells = {"knob": row["knob"], "range": row["range"], "start": _short(row["start"])}
-    if long:
-        cells["scope"] = f"per {row['scope']}"
-        cells["gradient"] = "yes" if row["differentiable"] else "no"
-        cells["about"] = row["about"]
-    return cells
-
-
-def _spaces() -> Rows:
-    from search_spaces.presets import PRESETS
-
-    return [{"space": name, "knobs": ", ".join(knobs)} for name, knobs in PRESETS.items()]
 
 
 def _engines() -> Rows:

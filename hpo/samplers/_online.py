@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.samplers._options import option
 from hpo.samplers._outer import outer
 from hpo.samplers._sampler import InRunOptions, Sampler, Start
+from search_spaces.domains import Choice, Domain, Float
 
 if TYPE_CHECKING:
     from hpo.bilevel.online.methods._method import Method
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from objectives.training.measurement import Measurement
     from objectives.training.tuner import Tuner
     from search_spaces.regularizer import Regularizer
+
+NO_SLOPE = "has no derivative"
 
 
 @dataclass(frozen=True)
@@ -36,26 +39,29 @@ class OnlineOptions(InRunOptions):
     batch: int = option(64, at_least=1)
 
 
-def in_loss(regularizer: Regularizer) -> bool:
-    """Whether the loss has a derivative in its knobs."""
-    return regularizer.differentiable
+def in_loss(regularizer: Regularizer | None, domain: Domain) -> str:
+    """Why a knob cannot follow a hypergradient: the loss has no derivative in it."""
+    if not isinstance(domain, Float):
+        return "is a choice" if isinstance(domain, Choice) else "is a whole number"
+    return "" if regularizer is None or regularizer.differentiable else NO_SLOPE
 
 
-def in_training(regularizer: Regularizer) -> bool:
-    """Whether training rests elsewhere, smoothly, where its knobs differ: those of the loss, and
-    of the optimizer's step beside it."""
-    return regularizer.differentiable or regularizer.by_optimizer_alone
+def in_training(regularizer: Regularizer | None, domain: Domain) -> str:
+    """The same where training may also rest elsewhere, smoothly, by the optimizer's step."""
+    if regularizer is None or not regularizer.by_optimizer_alone:
+        return in_loss(regularizer, domain)
+    return in_loss(None, domain)
 
 
 def online(
     summary: str,
     options: type,
     method: Callable[[Any], Method],
-    bends: Callable[[Regularizer], bool] | None = in_training,
+    stiff: Callable[[Regularizer | None, Domain], str] | None = in_training,
     twice: bool = True,
 ) -> Sampler:
-    """The sampler of a method; `bends` says whose knobs in a network's training, None: it is for
-    bilevel problems alone."""
+    """The sampler of a method; `stiff` says which knobs it cannot bend in a network's training,
+    None: it is for bilevel problems alone."""
 
     def tune(start: Start, given: Any) -> Tuner:
         from hpo.bilevel.online.tuning import OnlineTuning, Pace
@@ -78,9 +84,9 @@ def online(
     return Sampler(
         outer,
         options,
-        tune=None if bends is None else tune,
+        tune=None if stiff is None else tune,
         descend=descend,
-        bends=bends,
+        stiff=stiff,
         twice=twice,
         proximal=False,
         summary=summary,

@@ -73,7 +73,9 @@ class Sampler:
                     for checkpoints -> the Measurements of one trial
     evolve          the in-run half of a population, on an engine that has Ray Tune's schedulers:
                     request and training steps -> how its members change
-    bends           whose knobs `tune` can bend; without it, those of every regularizer
+    stiff           a regularizer (None: the weight of an auxiliary loss) and the domain of a knob
+                    of it -> why the in-run half on networks cannot move it, as a half sentence, or
+                    nothing; without it, it moves every knob
     twice           whether `descend` needs second derivatives of the inner loss
     proximal        whether `descend` knows what to do with the `prox` of an inner problem
     refuse          request -> why this space cannot be searched, or None; a second line says what
@@ -91,7 +93,7 @@ class Sampler:
     tune: Callable[[Start, Any], Tuner] | None = None
     descend: Callable[..., Generator[Measurement]] | None = None
     evolve: Callable[[Request, int], Evolution] | None = None
-    bends: Callable[[Regularizer], bool] | None = None
+    stiff: Callable[[Regularizer | None, Domain], str] | None = None
     twice: bool = True
     proximal: bool = True
     refuse: Callable[[Request], str | None] | None = None

@@ -15,10 +15,11 @@ from hpo.samplers import pbt
 from hpo.samplers._outer import outer
 from hpo.samplers._population import Evolution, PopulationOptions, too_few
 from hpo.samplers._sampler import Request, Sampler
-from search_spaces.domains import Domain, Float
+from search_spaces.domains import Domain, Float, Int
 
 if TYPE_CHECKING:
     from search_spaces.domains import Scalar
+    from search_spaces.regularizer import Regularizer
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,18 @@ def refuse(request: Request) -> str | None:
     return too_few(request)
 
 
+def stiff(regularizer: Regularizer | None, domain: Domain) -> str:
+    """Why a knob stays where a member of the population began: only real numbers are modelled."""
+    if isinstance(domain, Float):
+        return ""
+    return f"is a {'whole number' if isinstance(domain, Int) else 'choice'} and stays as it began"
+
+
 SAMPLER = Sampler(
     outer,
     Options,
     evolve=evolve,
+    stiff=stiff,
     refuse=refuse,
     summary="PBT whose changes a Gaussian process chooses, for real numbers (PB2; engine ray)",
 )

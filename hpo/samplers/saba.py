@@ -27,4 +27,4 @@ def _method(options: Any) -> Any:
     return Saba(options.batch)
 
 
-SAMPLER = online("SOBA without the noise of drawing rows (SABA)", Options, _method, bends=None)
+SAMPLER = online("SOBA without the noise of drawing rows (SABA)", Options, _method, stiff=None)

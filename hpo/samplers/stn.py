@@ -19,6 +19,8 @@ from hpo.samplers._sampler import InRunOptions, Sampler, Start
 
 if TYPE_CHECKING:
     from objectives.training.tuner import Tuner
+    from search_spaces.domains import Domain
+    from search_spaces.regularizer import Regularizer
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,16 @@ def tune(start: Start, options: Any) -> Tuner:
     return SelfTuning(start.tunable, start.regularizers, start.point, options)
 
 
+def stiff(regularizer: Regularizer | None, domain: Domain) -> str:
+    """Why a knob cannot be tuned: the gates on the layers give one derivative, not a second."""
+    once = regularizer is not None and regularizer.once
+    return "takes derivatives of the network itself, through which none go on" if once else ""
+
+
 SAMPLER = Sampler(
-    outer, Options, tune=tune, summary="tunes knobs while a run trains (Self-Tuning Networks)"
+    outer,
+    Options,
+    tune=tune,
+    stiff=stiff,
+    summary="tunes knobs while a run trains (Self-Tuning Networks)",
 )

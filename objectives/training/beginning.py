@@ -14,6 +14,7 @@ from objectives.training.randomness import GlobalStreams, derived_seed
 from objectives.training.stream import as_batch, empty_split, one_pass
 from objectives.training.task import Task, classes_of, task_name
 from objectives.training.watch import averages_kept
+from search_spaces.augmentation.vocabulary import Vocabulary
 from search_spaces.errors import HpoError
 from search_spaces.passes import Beginning
 from search_spaces.regularizer import HOOKS, Batch, Regularizer
@@ -43,7 +44,8 @@ def beginning(
                 raw = next(rest, None)
 
     teacher = _teacher(task, seed, device)
-    return Beginning(model, losses, batches, classes_of(task), teacher, seed, device)
+    words = Vocabulary.of(task)
+    return Beginning(model, losses, batches, classes_of(task), teacher, seed, device, words)
 
 
 def _teacher(task: Task, seed: int, device: torch.device) -> nn.Module | None:

@@ -90,11 +90,13 @@ class Looking:
         """Whether one of them learns from passes."""
         return any(r.learn for r in self._records)
 
-    def learn(self, knobs: Knobs) -> None:
-        """Lets them learn from the last pass, which is then forgotten."""
+    def taken(self) -> Pass | None:
+        """The last pass, if one of them learns; it is forgotten here."""
         passed, self._last = self._last, None
-        if passed is None:
-            return
+        return passed
+
+    def learn(self, passed: Pass, knobs: Knobs) -> None:
+        """Lets them learn from a pass."""
         for regularizer in self._records:
             if regularizer.learn is not None:
                 regularizer.learn(passed, knobs, self._rng)

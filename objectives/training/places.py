@@ -31,8 +31,15 @@ class Places:
     def check(self, name: str, regularizer: Regularizer, knob: str) -> None:
         """HpoError if a knob is a vector that does not fit its regularizer or the model."""
         width = self._widths.get(knob)
-        if width is None:
+        own = regularizer.knobs[knob].size
+        if width is None or width == own:  # its own size is not that of any model
             return
+        if own is not None:
+            raise HpoError(
+                f"knob {knob} has size {width}, but {name} takes {own} strengths",
+                hint=f"size: {own}, or leave it out",
+                code="bad-vector",
+            )
         if any(getattr(regularizer, hook) for hook in _ONE) or (
             len(regularizer.knobs) > 1 and (regularizer.knobs[knob].off is None)
         ):

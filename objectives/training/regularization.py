@@ -17,7 +17,7 @@ from objectives.training.reparametrisation import Reparametrisation
 from objectives.training.softtargets import SoftTargets
 from objectives.training.task import Task, task_name
 from search_spaces.errors import HpoError
-from search_spaces.passes import Beginning
+from search_spaces.passes import Beginning, Pass
 from search_spaces.regularizer import Batch, Regularizer
 
 
@@ -125,7 +125,7 @@ class Regularization:
 
         Of a batch hook only trying says whether it leaves the targets alone.
         """
-        soft = torch.zeros(len(batch.targets), 2, device=batch.targets.device)
+        soft = self._targets.blank(batch.targets)
         for name, regularizer in self._regularizers.items():
             if regularizer.target is not None:
                 return name
@@ -174,13 +174,17 @@ class Regularization:
             losses = regularizer.loss_example(losses, self._all(knobs))
         return losses
 
-    def learn(self, knobs: Knobs) -> None:
-        """Lets regularizers learn from the last pass, after the step that it led to."""
-        if not self._looking.learns:
+    def last_pass(self) -> Pass | None:
+        """The last pass that regularizers looked at, if one of them learns; it is given once."""
+        return self._looking.taken()
+
+    def learn(self, passed: Pass | None, knobs: Knobs) -> None:
+        """Lets regularizers learn from a pass, after the step that it led to."""
+        if passed is None:
             return
         self.in_force(knobs)
         try:
-            self._looking.learn(self._all(knobs))
+            self._looking.learn(passed, self._all(knobs))
         finally:
             self.in_force(None)
 

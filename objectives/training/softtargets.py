@@ -41,6 +41,11 @@ class SoftTargets:
             )
         return nn.functional.one_hot(numbers, self._classes).to(torch.get_default_dtype())
 
+    def blank(self, targets: Tensor) -> Tensor:
+        """Rows of zeros of the shape that `made` gives, (B, 2) if the number of classes is unknown:
+        a hook that is tried on them may ask the model for its losses."""
+        return torch.zeros(len(targets), self._classes or 2, device=targets.device)
+
     def check(self, targets: Tensor, user: str) -> None:
         """HpoError unless every row of given targets (B, C) holds probabilities.
 

@@ -128,9 +128,11 @@ class Run:
             self.clipped = clip(self.parameters.values(), self.training.clip)
         self.regularization.before_step(self.parameters, knobs, rate)
         self.optimizer.step()
-        self.regularization.learn(knobs)
         self.step += 1
+        passed = self.regularization.last_pass()
         self.tuner.after_step(self, self.step / self.training.steps)
+        # After the tuner, which may look at the loss of this step once more, as it was.
+        self.regularization.learn(passed, knobs)
         return loss.detach(), total.detach()
 
     def _backward(self, batch: Batch, knobs: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

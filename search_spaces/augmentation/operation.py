@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from search_spaces.augmentation.values import Range, scaled
+from search_spaces.augmentation.vocabulary import Vocabulary, renumbered
 from search_spaces.domains import Float, Int
 from search_spaces.errors import HpoError
 from search_spaces.regularizer import Batch, Regularizer, Strength, Strengths, spread, uniform
@@ -15,8 +16,11 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from search_spaces.passes import Beginning
+
 Kind: TypeAlias = Literal["image", "series", "table", "tokens"]
 Ways: TypeAlias = Literal["one", "both", "switch"]
+Memory: TypeAlias = Range | Vocabulary
 
 SHAPES: dict[Kind, str] = {
     "image": "(B, C, H, W)",
@@ -38,9 +42,10 @@ class Operation:
     kind: what examples are, of the shapes in SHAPES. knob: the range of the strength, which is the
     largest amount; `off` is zero. full: the amount at magnitude 1 of a policy. ways: amounts go
     "one" way, from zero on, or "both" ways, or are a "switch", 0 or 1, whose strength is the
-    probability of 1. valued: it works on values in [0, 1], to which inputs are scaled. channels:
-    how many it needs, or None. differentiable: the result has a useful gradient in the amounts;
-    with surrogate it is that of a smoother change.
+    probability of 1. valued: it works on values in [0, 1], to which inputs are scaled; tokens come
+    in the numbers of `vocabulary`, padding 0 and the mask 1. channels: how many it needs, or None.
+    differentiable: the result has a useful gradient in the amounts; with surrogate it is that of a
+    smoother change.
     """
 
     kind: Kind
@@ -53,6 +58,13 @@ class Operation:
     differentiable: bool = False
     surrogate: bool = False
     note: str = ""
+
+    @property
+    def remember(self) -> Callable[[Beginning], Memory] | None:
+        """What must be known of a run to prepare its inputs for `apply`."""
+        if self.kind == "tokens":
+            return Vocabulary.seen
+        return Range.seen if self.valued else None
 
     def amounts(self, magnitude: Strength, rows: int, like: Tensor, rng: torch.Generator) -> Tensor:
         """The amounts (rows,) at a policy's magnitude in [0, 1]: exactly `full` of it, with a
@@ -74,6 +86,16 @@ class Operation:
             return (coin < spread(strength, coin)).to(like)
         share = 2 * coin - 1 if self.ways == "both" else coin
         return spread(strength, share) * share
+
+
+def prepared(inputs: Tensor, memory: Memory | None, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """The inputs after a change that is made while they are as operations take them: values in
+    [0, 1] under a range, tokens in the numbers of operations under a vocabulary."""
+    if memory is None:
+        return change(inputs)
+    if isinstance(memory, Range):
+        return scaled(inputs, memory, change)
+    return renumbered(inputs, memory, change)
 
 
 def check(operation: Operation, name: str, inputs: Tensor) -> None:
@@ -108,10 +130,10 @@ def as_regularizer(name: str, operation: Operation) -> Regularizer:
     def change(batch: Batch, h: Strengths, rng: torch.Generator) -> Batch:
         return _changed(batch, h, rng, None)
 
-    def change_scaled(values: Range, batch: Batch, h: Strengths, rng: torch.Generator) -> Batch:
-        return _changed(batch, h, rng, values)
+    def change_within(memory: Memory, batch: Batch, h: Strengths, rng: torch.Generator) -> Batch:
+        return _changed(batch, h, rng, memory)
 
-    def _changed(batch: Batch, h: Strengths, rng: torch.Generator, values: Range | None) -> Batch:
+    def _changed(batch: Batch, h: Strengths, rng: torch.Generator, memory: Memory | None) -> Batch:
         import torch
 
         inputs = batch.inputs
@@ -122,15 +144,15 @@ def as_regularizer(name: str, operation: Operation) -> Regularizer:
         def applied(x: Tensor) -> Tensor:
             return operation.apply(x, amounts, rng)
 
-        changed = applied(inputs) if values is None else scaled(inputs, values, applied)
+        changed = prepared(inputs, memory, applied)
         # Rounding would change an example that is to stay.
         still = (amounts == 0).reshape(-1, *[1] * (inputs.ndim - 1))
         return batch._replace(inputs=torch.where(still, inputs, changed.to(inputs.dtype)))
 
     return Regularizer(
         knobs={knob: operation.knob},
-        batch=change_scaled if operation.valued else change,
-        remember=Range.seen if operation.valued else None,
+        batch=change if operation.remember is None else change_within,
+        remember=operation.remember,
         differentiable=operation.differentiable,
         surrogate=operation.surrogate,
         note=operation.note,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from search_spaces.regularizer import Strength, pooled
+from search_spaces.regularizers._matrices import precise
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +24,9 @@ def climbed(
     known = {name: gradients[name] for name in parameters if name in gradients}
     if not known:
         return dict(parameters)
-    parts = torch.stack([torch.linalg.vector_norm(gradient) for gradient in known.values()])
+    parts = torch.stack(
+        [torch.linalg.vector_norm(precise(gradient)) for gradient in known.values()]
+    )
     length = torch.linalg.vector_norm(parts)
     # Divided first: the quotient is at most one, whatever the scale of the gradients.
     least = torch.finfo(length.dtype).tiny

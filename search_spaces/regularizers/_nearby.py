@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from search_spaces.regularizer import normal_like
+from search_spaces.regularizer import Strength, normal_like
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 
-def rewinding(rng: torch.Generator, like: Tensor) -> Callable[[], None]:
+def rewinding(rng: torch.Generator, inputs: Tensor) -> Callable[[], None]:
     """What puts the generators, this one and those that layers draw from, back to where they are.
 
     Passes that are compared have the same draws then, and however many they are, the generators
@@ -22,30 +22,35 @@ def rewinding(rng: torch.Generator, like: Tensor) -> Callable[[], None]:
     import torch
 
     own, host = rng.get_state(), torch.get_rng_state()
-    device = torch.cuda.get_rng_state(like.device) if like.is_cuda else None
+    device = torch.cuda.get_rng_state(inputs.device) if inputs.is_cuda else None
 
     def rewind() -> None:
         rng.set_state(own)
         torch.set_rng_state(host)
         if device is not None:
-            torch.cuda.set_rng_state(device, like.device)
+            torch.cuda.set_rng_state(device, inputs.device)
 
     return rewind
 
 
-def per_row(x: Tensor, like: Tensor) -> Tensor:
-    """Numbers (B,) in a shape that multiplies `like`."""
-    return x.reshape(-1, *[1] * (like.ndim - 1))
+def like(strength: Strength, x: Tensor) -> Tensor:
+    """The strength as a tensor in the type of `x`, where it lives."""
+    import torch
+
+    return torch.as_tensor(strength, dtype=x.dtype, device=x.device)
 
 
 def length(x: Tensor) -> Tensor:
     """The Euclidean norm of each example, in a shape that multiplies it."""
-    return per_row(x.flatten(1).norm(dim=1), x)
+    import torch
+
+    norms: Tensor = torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1)
+    return norms.reshape(-1, *[1] * (x.ndim - 1))
 
 
-def directions(like: Tensor, rng: torch.Generator) -> Tensor:
+def directions(inputs: Tensor, rng: torch.Generator) -> Tensor:
     """A direction for each example, uniform on the unit sphere."""
-    drawn = normal_like(like, rng)
+    drawn = normal_like(inputs, rng)
     return drawn / length(drawn)
 
 
@@ -74,8 +79,8 @@ def squared_slope(
     """
     u, step = directions(inputs, rng), probe(inputs, outputs)
     rewind = rewinding(rng, inputs)
-    ahead = model(inputs + step * u).flatten(1)
+    ahead = model(inputs + step * u)
     rewind()
-    behind = model(inputs - step * u).flatten(1)
-    slope = (ahead - behind) / (2 * step.flatten(1))
+    behind = model(inputs - step * u)
+    slope = (ahead - behind).reshape(len(ahead), -1) / (2 * step.reshape(-1, 1))
     return inputs[0].numel() * slope.square().sum(dim=1)

@@ -27,15 +27,15 @@ def disagreement(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     Laine and Aila (2017) with a divergence for their squared distance. A weight that ramps up, as
     there, is a schedule of the knob.
     """
-    import torch
     from torch.nn import functional
 
-    logits = p.logits("consistency").detach()
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    confidence = logits.softmax(dim=1).amax(dim=1)
-    counts = confidence >= spread(h["consistency_threshold"], confidence)
-    temperature = torch.as_tensor(spread(h["consistency_temperature"], logits))
-    sharp = logits / temperature.clamp(min=LEAST_TEMPERATURE).to(logits)
+    from search_spaces.regularizers._confidence import precise, reached
+    from search_spaces.regularizers._nearby import like
+
+    logits = precise(p.logits("consistency"))
+    counts = reached(logits, h["consistency_threshold"])
+    temperature = like(spread(h["consistency_temperature"], logits), logits)
+    sharp = logits / temperature.clamp(min=LEAST_TEMPERATURE)
     label = functional.log_softmax(sharp, dim=1)
     elsewhere = functional.log_softmax(p.again(p.view().inputs), dim=1)
     apart = (label.exp() * (label - elsewhere)).sum(dim=1)
@@ -51,5 +51,7 @@ REGULARIZER = Regularizer(
         "consistency_temperature": Float(0.0, 1.0, start=0.0, limits=(0.0, float("inf"))),
     },
     loss_output=disagreement,
+    differentiable=True,
+    surrogate=True,
     note="classification only; one more pass a step; with augmentation or dropout in the space",
 )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = 256  # each is a pass of its own, since squares of gradients do not add up in a batch
 PARTS = 16  # outputs beyond so many are taken together at random
+MOST = 10.0  # importance beyond so many times the mean would make steps of gradients unstable
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,13 @@ class Anchor:
 
 
 def anchor(beginning: Beginning) -> Anchor:
-    """The weights at the start, and their Fisher information divided by its mean over them all.
+    """The weights at the start, and their Fisher information divided by its mean over them all, and
+    cut at ten times it.
 
     The division makes strengths mean the same whatever the loss is measured in, and the same as
-    those of l2_to_start, which is the case of equal information everywhere.
+    those of l2_to_start, which is the case of equal information everywhere. The cut is there since
+    a few parameters have hundreds of times the mean: a gradient step along them would overshoot
+    long before the penalty means anything to the rest.
     """
     import torch
 
@@ -42,16 +46,16 @@ def anchor(beginning: Beginning) -> Anchor:
     count = sum(each.numel() for each in fisher.values())
     mean = torch.stack([each.sum() for each in fisher.values()]).sum() / count
     least = torch.finfo(mean.dtype).tiny  # a model without any information: no penalty
-    importance = {name: each / mean.clamp(min=least) for name, each in fisher.items()}
+    importance = {n: (each / mean.clamp(min=least)).clamp(max=MOST) for n, each in fisher.items()}
     return Anchor(beginning.weights(), importance)
 
 
 def penalty(at: Anchor, parameters: Mapping[str, Tensor], h: Strengths) -> Tensor:
-    """strength / 2 * sum of F (w - w_start)^2 over all trained parameters, F of mean one.
+    """strength / 2 * sum of F (w - w_start)^2 over all trained parameters.
 
     Kirkpatrick et al. 2017, eq. 3. F is the diagonal of the Fisher information at the start on the
-    data of this run: bring the weights of an earlier task, and this task's data should look like
-    that one's, or else l2_to_start is the sounder choice.
+    data of this run, in units of its mean (see `anchor`): begin with the weights of an earlier
+    task, and let this task's data look like that one's, or else l2_to_start is the sounder choice.
     """
     terms = [
         0.5 * (at.importance[name] * (precise(parameters[name]) - precise(begun)).square()).sum()
@@ -148,7 +152,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 REGULARIZER = Regularizer(
-    knobs={"ewc": Float(1e-4, 1e3, scale="log", start=1e-2, off=0.0, limits=(0.0, float("inf")))},
+    knobs={"ewc": Float(1e-5, 1.0, scale="log", start=1e-2, off=0.0, limits=(0.0, float("inf")))},
     remember=anchor,
     penalty=penalty,
     differentiable=True,

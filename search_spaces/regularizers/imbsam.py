@@ -46,9 +46,9 @@ def climb(
 ) -> Mapping[str, Tensor]:
     """w + strength * g / |g|, g the gradient of the losses of the tail's examples alone.
 
-    Zhou et al. 2023. Their threshold eta is a number of examples; here it is a share of the mean
-    over classes, which does not change with the size of the data. A batch without such examples
-    moves nothing.
+    Zhou et al. 2023; the other examples' gradient is taken at w itself. Their threshold eta is a
+    number of examples; here it is a share of the mean over classes, which does not change with the
+    size of the data. A batch without such examples moves nothing.
     """
     return climbed(parameters, gradients, h["imbsam"])
 

@@ -30,9 +30,7 @@ def penalty(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
 
 
 REGULARIZER = Regularizer(
-    knobs={
-        "jacobian": Float(1e-5, 10.0, scale="log", start=1e-3, off=0.0, limits=(0.0, float("inf")))
-    },
+    knobs={"jacobian": Float(1e-5, 10.0, scale="log", off=0.0, limits=(0.0, float("inf")))},
     loss_output=penalty,
     differentiable=True,
     note="two more passes a step; in units of the inputs: bring them to unit variance first",

@@ -30,7 +30,7 @@ def penalty(start: Mapping[str, Tensor], parameters: Mapping[str, Tensor], h: St
 REGULARIZER = Regularizer(
     knobs={
         "l2_to_start": Float(
-            1e-4, 1e3, scale="log", start=1e-2, off=0.0, limits=(0.0, float("inf"))
+            1e-4, 10.0, scale="log", start=1e-2, off=0.0, limits=(0.0, float("inf"))
         )
     },
     remember=lambda beginning: beginning.weights(),

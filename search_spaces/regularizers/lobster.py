@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def shrink(parameters: Mapping[str, Tensor], h: Strengths, learning_rate: float) -> None:
     """w -= learning_rate * strength * w * max(0, 1 - |dL/dw|), for matrices and filters.
 
-    Tartaglione et al. 2022, eq. 6, where the step is not multiplied by the learning rate: their
+    Tartaglione et al. 2022, where the step is not multiplied by the learning rate: their
     lambda is learning_rate * strength. So scaled it fades along with the learning rate, like
     weight_decay, which it is where all gradients are zero. A weight without a gradient has none.
     dL/dw is that of the step, as the optimizer gets it. Biases and gains stay.

@@ -19,10 +19,11 @@ def penalty(parameters: Mapping[str, Tensor], h: Strengths) -> Tensor:
     """strength * sum of (w^2 + e^2)^(q/2) - e^q over matrices and filters, q = `lq_power`.
 
     The negative log density of a generalised Gaussian of shape q, so a maximum a posteriori fit
-    under that prior. e = 1e-3 keeps the slope finite at zero for every q > 0; q = 1 is L1 but for
-    that, q = 2 exactly the sum of squares (twice what l2 adds). The gradient in q exists as well:
-    the shape can be tuned like the strength. Below q = 1 it approaches the count of weights that
-    are not zero. (The smoothing is this project's choice.)
+    under that prior ("It Takes a Good Model to Train a Good Model", 2025). e = 1e-3 keeps the slope
+    finite at zero for every q > 0; q = 1 is L1 but for that, q = 2 exactly the sum of squares
+    (twice what l2 adds). The gradient in q exists as well: the shape can be tuned like the
+    strength. Below q = 1 it approaches the count of weights that are not zero. (The smoothing is
+    this project's choice.)
     """
     power = pooled(h["lq_power"])
     terms = [

@@ -26,9 +26,9 @@ def penalty(parameters: Mapping[str, Tensor], h: Strengths) -> Tensor:
     What is to be pruned is pressed to zero and what is to stay is left alone (MaskSparsity, Jiang
     et al. 2022). There a mask is found once by another pruning method; here it is the smallest
     gains of each step, and the one gain at the edge of the share counts by the part of it that
-    belongs, which makes the sum continuous. Gains are vectors whose name ends in "weight". Where
-    none are given (a model without norms; with `size:` a layer without one) the lengths of rows
-    and filters stand for them.
+    belongs, which makes the sum continuous (this project's form of it). Gains are vectors whose
+    name ends in "weight". Where none are given (a model without norms; with `size:` a layer without
+    one) the lengths of rows and filters stand for them.
     """
     gains = [precise(p).abs() for name, p in parameters.items() if _is_gain(name, p)]
     sizes = gains or [lengths(rows(weight)) for weight in matrices(parameters).values()]

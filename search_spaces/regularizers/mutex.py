@@ -27,13 +27,13 @@ def exclusion(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     the excluded classes lose probability.]) With `consistency` at the same threshold every example
     is used once, as there.
     """
-    import torch
+    from search_spaces.regularizers._confidence import precise, reached
+    from search_spaces.regularizers._nearby import like
 
-    logits = p.logits("mutex").detach()
-    confidence = logits.softmax(dim=1).amax(dim=1)
-    unclear = confidence < spread(h["mutex_threshold"], confidence)
+    logits = precise(p.logits("mutex"))
+    unclear = 1 - reached(logits, h["mutex_threshold"])
     elsewhere = p.again(p.view().inputs)
-    count = torch.as_tensor(spread(h["mutex_classes"], logits)).to(logits).round()
+    count = like(spread(h["mutex_classes"], logits), logits).round()
     rank = logits.argsort(dim=1).argsort(dim=1)  # 0 for the least likely class
     out = rank < count.clamp(max=logits.shape[1] - 1)
     left = elsewhere.masked_fill(out, float("-inf")).logsumexp(dim=1)
@@ -48,5 +48,7 @@ REGULARIZER = Regularizer(
         "mutex_classes": Int(1, 10, start=1, limits=(1, float("inf"))),
     },
     loss_output=exclusion,
+    differentiable=True,
+    surrogate=True,
     note="classification only; one more pass a step; how many classes an unclear example is not",
 )

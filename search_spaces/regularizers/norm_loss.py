@@ -18,7 +18,7 @@ def penalty(parameters: Mapping[str, Tensor], h: Strengths) -> Tensor:
 
     Its minima are the oblique manifold, matrices with rows of length one: it takes the place of
     weight decay and, unlike that, has no pull to zero. A row of zeros, which has no direction,
-    stays where it is.
+    stays where it is. (The formula is derived from that property, which is tested.)
     """
     terms = [(1 - lengths(rows(weight))).square().sum() for weight in matrices(parameters).values()]
     return scaled_sum(h["norm_loss"], terms)

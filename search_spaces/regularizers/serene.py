@@ -31,7 +31,7 @@ class Sensitivity:
         """Lets a measurement into the average of a weight's rows."""
         before = self.found.get(name)
         if before is not None:
-            measured = MEMORY * before + (1 - MEMORY) * measured
+            measured = MEMORY * before.to(measured) + (1 - MEMORY) * measured
         self.found[name] = measured
 
     def state_dict(self) -> dict[str, Any]:

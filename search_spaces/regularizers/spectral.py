@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def penalty(parameters: Mapping[str, Tensor], h: Strengths) -> Tensor:
-    """strength / 2 * sum over layers of sigma_max(W)^2 (Yoshida and Miyato 2017, eq. 5).
+    """strength / 2 * sum over layers of sigma_max(W)^2 (Yoshida and Miyato 2017).
 
     A filter bank counts as the matrix (out, in * k * k), as there. sigma_max^2 is the largest
     eigenvalue of W W^T or W^T W, whichever is smaller; its gradient in W is 2 sigma u v^T, also

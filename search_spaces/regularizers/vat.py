@@ -56,10 +56,9 @@ def _steepest(
     """
     import torch
 
-    from search_spaces.regularizers._nearby import length
+    from search_spaces.regularizers._nearby import length, like
 
-    count = spread(h["vat_steps"], start)
-    steps = torch.as_tensor(count, dtype=start.dtype, device=start.device).round()
+    steps = like(spread(h["vat_steps"], start), start).round()
     direction = start
     for taken in range(int(steps.max())):
         change = (short * direction).detach().requires_grad_()

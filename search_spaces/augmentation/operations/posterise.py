@@ -41,5 +41,6 @@ OPERATION = Operation(
     full=4.0,
     valued=True,
     differentiable=True,
+    surrogate=True,
     note="bits lost of eight: at least one is kept; the gradient is straight through",
 )

@@ -40,5 +40,6 @@ OPERATION = Operation(
     full=1.0,
     valued=True,
     differentiable=True,
+    surrogate=True,
     note="one minus the threshold; the gradient is that of a soft gate",
 )
