@@ -104,7 +104,7 @@ def randaugment(images: Tensor) -> Callable[[], Tensor]:
 
     def call() -> Tensor:
         which = torch.randint(len(operations), shape, generator=rng)
-        return augmented(images, operations, which, magnitudes, rng)
+        return augmented(images, operations, which, magnitudes, rng, gradient=False)
 
     return call
 

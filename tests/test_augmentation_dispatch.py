@@ -152,6 +152,19 @@ def test_magnitudes_have_a_gradient() -> None:
         assert float(gradient[row, stage]) == pytest.approx(float(quotient), rel=1e-4, abs=1e-5)
 
 
+def test_without_a_gradient_the_result_is_the_same_and_can_be_trained_on() -> None:
+    images, listed = pictures(), operations()
+    which, magnitudes = chosen(len(listed))
+    found = [
+        augmented(images, listed, which, magnitudes, torch.Generator(), gradient=wanted)
+        for wanted in (True, False)
+    ]
+    assert torch.equal(*found)
+    layer = torch.nn.Conv2d(3, 2, 3)
+    layer(found[1]).sum().backward()
+    assert layer.weight.grad is not None and not found[1].is_inference()
+
+
 def test_an_operation_that_draws_while_it_changes_is_refused() -> None:
     plain = dataclasses.replace(load("rotate"), apply=lambda images, amounts, rng: images)
     which, magnitudes = chosen(1)

@@ -178,3 +178,37 @@ def test_every_case_of_scale_runs(tmp_path: Path) -> None:
     for case in found["runs"]:
         assert [part["until"] for part in case["parts"]] == list(range(20, 201, 20))
         assert all(part["ask_ms"] > 0 and part["memory_mib"] > 0 for part in case["parts"])
+
+
+@pytest.mark.slow
+def test_the_speed_of_augmentation_is_measured(tmp_path: Path) -> None:
+    pytest.importorskip("kornia")
+    command = [sys.executable, str(BENCHMARKS / "augment.py"), "speed", "--quick"]
+    done = subprocess.run(
+        [*command, "--results", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "own / PIL loop" in done.stdout
+    found = json.loads((tmp_path / "augment-speed-quick.json").read_text())
+    assert len(found["rows"]) == 6
+    for taken in found["data"].values():
+        assert taken["own"] and all(seconds > 0 for times in taken.values() for seconds in times)
+
+
+def test_the_peers_of_augmentation_change_images_as_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import _augment_peers
+    import _augment_speed
+
+    rng = torch.Generator().manual_seed(0)
+    for channels in (1, 3):
+        images = torch.rand(300, channels, 12, 12, generator=rng).mul(255).round() / 255
+        ours = _augment_speed.randaugment(images)()
+        theirs = _augment_peers.pil_loop(images)
+        assert ours.shape == theirs.shape == images.shape
+        # One of the thirteen or fourteen operations changes nothing, and there are two.
+        for changed in (ours, theirs):
+            same = (changed - images).abs().flatten(1).amax(1) < 1e-6
+            assert 0 < int(same.sum()) < 30
+        apart = [float((changed - images).abs().mean()) for changed in (ours, theirs)]
+        assert apart[0] == pytest.approx(apart[1], rel=0.25)

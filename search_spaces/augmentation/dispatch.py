@@ -50,15 +50,23 @@ def augmented(
     magnitudes: Tensor,
     rng: torch.Generator,
     values: Range = UNIT,
+    gradient: bool = True,
 ) -> Tensor:
     """The images (B, C, H, W) after n operations each: those at the places `which` (B, n) of the
     list, where None does nothing, at magnitudes (B, n) in [0, 1]; at zero nothing is done either.
 
-    values: what the inputs lie between. The number of draws depends on the shapes and the list
+    values: what the inputs lie between. gradient: whether the result is to have one in images and
+    magnitudes; without, it is made sooner. The number of draws depends on the shapes and the list
     alone.
     """
+    import torch
+
     plan = planned(images, operations, which, magnitudes, rng)
-    return carried_out(images, operations, plan, values)
+    if gradient:
+        return carried_out(images, operations, plan, values)
+    found = torch.empty_like(images)  # made out here, it can be trained on
+    with torch.inference_mode():
+        return torch.index_select(*_sorted(images, operations, plan, values), out=found)
 
 
 def planned(
@@ -95,6 +103,14 @@ def carried_out(
 ) -> Tensor:
     """The images after their plan, which decides everything: an image comes out the same whatever
     else is in the batch."""
+    arranged, _, places = _sorted(images, operations, plan, values)
+    return arranged.index_select(0, places)
+
+
+def _sorted(
+    images: Tensor, operations: Sequence[Operation | None], plan: Plan, values: Range
+) -> tuple[Tensor, int, Tensor]:
+    """The images after their plan in another order, along dimension 0, and where each one is."""
     import torch
 
     families = _families(operations)
@@ -113,7 +129,7 @@ def carried_out(
         places = torch.empty_like(rows).scatter_(0, rows, everything)
         stage = _Stage(images, rows, number, plan, values)
         images = torch.cat(stage.changed(operations, families, sizes, maps))
-    return images.index_select(0, places)
+    return images, 0, places
 
 
 class _Families(NamedTuple):

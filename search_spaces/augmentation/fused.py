@@ -31,12 +31,13 @@ def fused(
     """
     parts: list[Tensor | float] = [0.0] * len(Affine().weights)
     tones = []
-    for place, operation in enumerate(operations):
-        change, amount = operation.apply, amounts[:, place]
+    columns = amounts.unbind(1)  # apart, each would have a pass of its own in the gradient
+    for operation, amount in zip(operations, columns, strict=True):
+        change = operation.apply
         if isinstance(change, Affine):
             for index, weight in enumerate(change.weights):
                 if weight:
-                    parts[index] = parts[index] + weight * amount
+                    parts[index] = _plus(parts[index], amount if weight == 1 else weight * amount)
         elif isinstance(change, Linear):
             tones.append((change, amount))
         else:
@@ -46,7 +47,7 @@ def fused(
                 code="bad-plugin",
             )
     if not all(isinstance(part, float) for part in parts):
-        images = warped(images, matrix(parts, amounts[:, 0], images))
+        images = warped(images, matrix(parts, columns[0], images))
 
     def toned(images: Tensor) -> Tensor:
         for change, amount in tones:
@@ -56,3 +57,8 @@ def fused(
     if not tones:
         return images
     return toned(images) if values == UNIT else scaled(images, values, toned)
+
+
+def _plus(part: Tensor | float, amount: Tensor) -> Tensor:
+    """The sum; no addition, which the gradient would have to pass, if there is nothing yet."""
+    return amount if isinstance(part, float) else part + amount

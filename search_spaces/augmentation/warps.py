@@ -58,7 +58,7 @@ def matrix(parts: Sequence[Tensor | float], like: Tensor, images: Tensor) -> Ten
         *(cosine - sine * shear_y, (cosine * shear_x - sine) * tall, -2 * shift_x),
         *((sine + cosine * shear_y) / tall, cosine + sine * shear_x, -2 * shift_y),
     )
-    return torch.stack(entries, dim=-1).unflatten(-1, (2, 3))
+    return torch.stack(entries, dim=-1).reshape(*like.shape, 2, 3)
 
 
 def warped(images: Tensor, matrices: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from search_spaces.domains import Float
 if TYPE_CHECKING:
     from torch import Tensor
 
-LEVEL = 255 / 256  # so that white is not above the threshold at an amount of zero
+# White is not above the threshold at an amount of zero; whole levels are not to round below it.
+TOP = 256 / 255 - 1e-6
 SOFT = 1 / 32  # width of the gate in the gradient, against that of the range of values
 
 
@@ -19,16 +20,16 @@ def solar(images: Tensor, amounts: Tensor, draws: Tensor) -> Tensor:
     """1 - x where v >= 256 (1 - amount), else x, with v = 255 x; magnitude 1 inverts everything
     (Cubuk et al. 2019, table 6).
 
-    In the gradient the gate is the sigmoid of (v / 256 - 1 + amount) / SOFT: its slope spreads over
-    many pixels what the true one has at the threshold alone.
+    In the gradient the gate is the sigmoid of (x - 256 / 255 (1 - amount)) / SOFT: its slope
+    spreads over many pixels what the true one has at the threshold alone.
     """
     import torch
 
-    above = images.detach() * LEVEL + (column(amounts, images) - 1)
-    inverted = torch.where(above.detach() >= 0, 1 - images, images)
+    threshold = column((1 - amounts) * TOP, images)
+    inverted = torch.where(images.detach() >= threshold.detach(), 1 - images, images)
     if not amounts.requires_grad:
         return inverted
-    gate = (above / SOFT).sigmoid()
+    gate = ((images.detach() - threshold) / SOFT).sigmoid()
     return inverted + (gate - gate.detach()) * (1 - 2 * images.detach())
 
 
