@@ -131,7 +131,7 @@ POLICY = Regularizer(
         "relaxed.probabilities": Float(0.05, 0.95, start=0.5, size=SIZE, limits=(0.0, 1.0)),
         "relaxed.magnitudes": Float(0.0, 1.0, start=0.5, size=SIZE, limits=(0.0, 1.0)),
         "relaxed.temperature": Float(0.1, 2.0, "log", start=0.5, limits=(0.0, float("inf"))),
-        "relaxed.operations": Int(1, 3, start=2, limits=(0, MOST)),
+        "relaxed.operations": Int(1, 3, start=1, limits=(0, MOST)),
         "relaxed.mixing": Choice(("softmax", "max_w")),
     },
     batch=augment,
