@@ -5,8 +5,8 @@
 speed   images a CPU second of RandAugment(2, 9) drawn for each image, of a fused warp and tones
         with gradients to eight strengths, and the share of a small network's training step; PIL
         and kornia take turns with it
-accuracy  Fashion-MNIST, 2000 images: test loss with randaugment and with relaxed against none, for
-        the same number of trainings of the same length, 5 seeds
+accuracy  Fashion-MNIST, 2000 images: test loss with randaugment and with relaxed against none, at
+        about the same CPU time, 5 seeds
 
 Without names all parts run. Each prints a Markdown table and writes results/augment-PART.json, with
 all it takes to repeat it. Everything runs on one thread with the environment of this project's

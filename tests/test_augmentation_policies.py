@@ -237,7 +237,8 @@ def test_relaxed_can_settle_on_one_operation() -> None:
     batch = pictures(200)
     only = torch.full((10,), -30.0)
     only[6] = 30.0  # brightness
-    h = relaxed(weights=only, probabilities=(1.0,) * 10, magnitudes=(1.0,) * 10, temperature=0.05)
+    most = {"probabilities": (1.0,) * 10, "magnitudes": (1.0,) * 10}
+    h = relaxed(weights=only, operations=1, temperature=0.05, **most)
     after = hook("relaxed")(UNIT, batch, h, generator()).inputs
     bright, dark = (batch.inputs * 1.9).clamp(0, 1), batch.inputs * 0.1
     near = [(after - wanted).abs().amax((1, 2, 3)) < 1e-4 for wanted in (bright, dark)]

@@ -16,7 +16,7 @@ from torch.nn import functional
 from objectives.training.loop import train
 from objectives.training.options import Training
 from objectives.training.tuner import Follow
-from search_spaces import Batch, Choice, HpoError, Regularizer, SearchSpace, plugins
+from search_spaces import Batch, Choice, HpoError, Int, Regularizer, SearchSpace, plugins
 from search_spaces.passes import Beginning, Pass
 from search_spaces.schedule import Schedule
 
@@ -266,7 +266,7 @@ def test_the_gradient_is_that_of_finite_differences_where_it_is_declared(name: s
         )
         h = {**starts(policy), "relaxed.mixing": mixing, "relaxed.weights": uneven}
         for knob, domain in policy.knobs.items():
-            if isinstance(domain, Choice):
+            if isinstance(domain, Choice | Int):
                 continue
             leaf = torch.tensor(h[knob], dtype=torch.float64).requires_grad_()
             (gradient,) = torch.autograd.grad(total({**h, knob: leaf}), leaf)
@@ -286,7 +286,7 @@ def test_the_gradient_at_off_is_finite(name: str) -> None:
     if not policy.differentiable:
         return
     assert policy.batch
-    h = {k: v for k, v in off(policy).items() if not isinstance(v, str)}
+    h = {k: v for k, v in off(policy).items() if not isinstance(v, str | int)}
     leaves = {k: torch.tensor(v).requires_grad_() for k, v in h.items()}
     after = policy.batch(batch, {**off(policy), **leaves}, torch.Generator().manual_seed(1))
     gradients = torch.autograd.grad(after.inputs.sum(), list(leaves.values()), allow_unused=True)
