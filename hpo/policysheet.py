@@ -27,7 +27,7 @@ ROWS, DRAWS, STAGES_DRAWN = 6, 8, 3
 MOMENTS = (("start", 0.0), ("middle", 0.5), ("end", 1.0))
 SEED = 0
 # Regularizers that are for images and nothing else.
-_OF_IMAGES = ("attentive_cutmix", "cutmix", "cutout", "rotate", "translate")
+_OF_IMAGES = ("attentive_cutmix", "cutmix")
 
 
 @dataclass(frozen=True)

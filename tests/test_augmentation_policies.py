@@ -361,7 +361,7 @@ def test_the_policy_of_masks_moves_them_to_where_the_loss_is_lower() -> None:
             memory.judge.losses(hook("score_function")(memory, batch, h, generator(seed)), "test")
             for seed in range(20)
         ]
-        return float(torch.cat(found).mean())
+        return float(torch.cat(found).detach().mean())
 
     assert mean_loss(after) < 0.8 * mean_loss(before)
     first, second = after.shapes(batch.inputs)

@@ -183,14 +183,15 @@ class _Stage:
     ) -> list[Tensor]:
         """The parts of the images in their order: those that stay come first, then as many as
         `sizes` says of each operation, family by family."""
-        amounts = self.plan.amounts[self.rows, self.number]
+        amounts = self.plan.amounts[:, self.number].index_select(0, self.rows)
         ends = list(accumulate(sizes))
         parts = [slice(*span) for span in pairwise(ends)]
         first, second = len(families.affine), len(families.affine) + len(families.linear)
         found = [self.images[: ends[0]]]
         if maps is not None and ends[first] > ends[0]:
             part = slice(ends[0], ends[first])
-            found.append(warped(self.images[part], maps[self.rows[part], self.number]))
+            own = maps[:, self.number].index_select(0, self.rows[part])
+            found.append(warped(self.images[part], own))
         tones = zip(families.linear, parts[first:second], strict=True)
         found += self._toned([(operations[place], part) for place, part in tones], amounts)
         for place, part in zip(families.others, parts[second:], strict=True):
@@ -231,7 +232,7 @@ class _Stage:
         assert operation is not None and isinstance(operation.apply, Split)
         change, draws = operation.apply.change, amounts
         if place in self.plan.draws:
-            draws = self.plan.draws[place][self.rows[part], self.number]
+            draws = self.plan.draws[place][:, self.number].index_select(0, self.rows[part])
         return self._scaled(
             self.images[part], operation.valued, lambda images: change(images, amounts, draws)
         )

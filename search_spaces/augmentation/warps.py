@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ class Affine:
     @property
     def weights(self) -> tuple[float, ...]:
         """The fields in their order."""
-        return astuple(self)
+        return self.turn, self.shear_x, self.shear_y, self.shift_x, self.shift_y, self.zoom
 
 
 def matrix(parts: Sequence[Tensor | float], like: Tensor, images: Tensor) -> Tensor:
@@ -48,18 +48,17 @@ def matrix(parts: Sequence[Tensor | float], like: Tensor, images: Tensor) -> Ten
     import torch
 
     turn, shear_x, shear_y, shift_x, shift_y, zoom = (
-        torch.as_tensor(part, dtype=like.dtype, device=like.device) for part in parts
+        part if isinstance(part, torch.Tensor) else torch.full_like(like, part) for part in parts
     )
     tall = images.shape[2] / images.shape[3]
     angle = torch.deg2rad(turn)
     shrink = torch.exp(-zoom)
     cosine, sine = angle.cos() * shrink, angle.sin() * shrink
-    rows = (
-        (cosine - sine * shear_y, (cosine * shear_x - sine) * tall, -2 * shift_x),
-        ((sine + cosine * shear_y) / tall, cosine + sine * shear_x, -2 * shift_y),
+    entries = (
+        *(cosine - sine * shear_y, (cosine * shear_x - sine) * tall, -2 * shift_x),
+        *((sine + cosine * shear_y) / tall, cosine + sine * shear_x, -2 * shift_y),
     )
-    shaped = [torch.stack([entry.expand_as(like) for entry in row], dim=-1) for row in rows]
-    return torch.stack(shaped, dim=-2)
+    return torch.stack(entries, dim=-1).unflatten(-1, (2, 3))
 
 
 def warped(images: Tensor, matrices: Tensor) -> Tensor:

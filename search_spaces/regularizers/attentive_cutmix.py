@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from search_spaces.augmentation.images import images
 from search_spaces.augmentation.judging import resting
 from search_spaces.domains import Float, Int
 from search_spaces.errors import HpoError
 from search_spaces.regularizer import Batch, Regularizer, Strengths, real, spread, uniform
-from search_spaces.regularizers._images import images
 from search_spaces.regularizers.cutmix import pasted
 
 if TYPE_CHECKING:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from search_spaces.augmentation.images import images
 from search_spaces.domains import Float
 from search_spaces.regularizer import Batch, Regularizer, Strengths, real, spread, uniform
-from search_spaces.regularizers._images import images
 from search_spaces.regularizers.mixup import folded_beta
 
 if TYPE_CHECKING:

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from search_spaces.passes import Beginning
 
-SMALL = 0.02  # below it a few terms of the series are exact to the last digit
-
 
 def scales(beginning: Beginning) -> Mapping[str, float]:
     """The size of each weight tensor where the run starts: the root mean square of its entries."""
@@ -41,23 +39,24 @@ def compand(
     make up for another slope by itself. (That its function is the arctan is from memory; what is
     tested is what it is for: odd, bounded, monotone, of slope one at zero.)
     """
+    import torch
+
     curve = pooled(h["weight_compander"])
     changed = dict(parameters)
     for name, weight in matrices(parameters).items():
         size = sizes.get(name) or _typical(weight)
-        changed[name] = (weight * _flattened(curve / size * weight)).to(weight.dtype)
+        steep = torch.as_tensor(curve / size, dtype=weight.dtype, device=weight.device)
+        changed[name] = _flattened(weight, steep)
     return changed
 
 
-def _flattened(z: Tensor) -> Tensor:
-    """arctan(z) / z, one at zero."""
+def _flattened(weight: Tensor, curve: Tensor) -> Tensor:
+    """arctan(curve * w) / curve, and w where the curve is zero."""
     import torch
 
-    small = z.abs() < SMALL
-    square = torch.where(small, z, 0.0).square()
-    series = 1 - square * (1 / 3 - square * (1 / 5 - square * (1 / 7 - square / 9)))
-    safe = torch.where(small, 1.0, z)  # a division by zero would spoil the gradient even unused
-    return torch.where(small, series, safe.atan() / safe)
+    none = curve == 0
+    safe = torch.where(none, 1.0, curve)  # a division by zero would spoil the gradient even unused
+    return torch.where(none, weight, (safe * weight).atan() / safe)
 
 
 def _typical(weight: Tensor) -> float:

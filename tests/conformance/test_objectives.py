@@ -272,12 +272,20 @@ def trained(task: Any, records: dict[str, Any]) -> Measurement:
 
 
 def test_three_steps_with_every_regularizer(task: Any) -> None:
-    records = applying(task)
-    for name, record in records.items():
-        measurement = trained(task, {name: record})
+    fitting = {}
+    for name, record in applying(task).items():
+        try:
+            measurement = trained(task, {name: record})
+        except HpoError as error:  # some look at what this model or task does not have
+            assert error.message and error.hint, name
+            continue
         assert measurement.finite, name
         assert set(measurement.point) == set(record.knobs)
-    assert trained(task, records).finite
+        fitting[name] = record
+    assert len(fitting) > 5
+    for other in [name for name, record in fitting.items() if record.ascent][1:]:
+        del fitting[other]  # only one may say where the gradient is taken
+    assert trained(task, fitting).finite
 
 
 def test_training_and_evaluation_say_what_was_promised(task: Any) -> None:

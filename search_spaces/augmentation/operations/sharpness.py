@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from search_spaces.augmentation.operation import Operation
-from search_spaces.augmentation.split import Split
-from search_spaces.augmentation.tones import away
+from search_spaces.augmentation.split import Split, column
 from search_spaces.domains import Float
 
 if TYPE_CHECKING:
@@ -17,19 +16,13 @@ def sharpen(images: Tensor, amounts: Tensor, draws: Tensor) -> Tensor:
     """x + amount (x - s), clamped, with s the image smoothed by [[1, 1, 1], [1, 5, 1], [1, 1, 1]]
     / 13, which leaves the outermost pixels alone (PIL's filter). Magnitude 1 is a factor of 0.1 to
     1.9 (Cubuk et al. 2019, table 6)."""
-    return away(images, amounts, smoothed(images))
-
-
-def smoothed(images: Tensor) -> Tensor:
-    """PIL's filter SMOOTH."""
-    import torch
-    from torch.nn import functional
-
     inside = images[:, :, 1:-1, 1:-1]
     across = images[..., :-2] + images[..., 1:-1] + images[..., 2:]
     box = across[:, :, :-2] + across[:, :, 1:-1] + across[:, :, 2:]
-    change = functional.pad((box - 9 * inside) / 13, (1, 1, 1, 1))
-    return torch.add(images, change)
+    sharper = inside + column(amounts / 13, images) * (9 * inside - box)
+    found = images.clone()
+    found[:, :, 1:-1, 1:-1] = sharper
+    return found.clamp_(0, 1)
 
 
 OPERATION = Operation(

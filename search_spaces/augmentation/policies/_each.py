@@ -11,7 +11,6 @@ from search_spaces.augmentation.dispatch import Plan, carried_out, planned
 from search_spaces.augmentation.operation import Operation
 from search_spaces.augmentation.split import Split, column
 from search_spaces.augmentation.values import Range, scaled
-from search_spaces.errors import HpoError
 from search_spaces.regularizer import Strength, spread, uniform
 
 if TYPE_CHECKING:
@@ -130,22 +129,3 @@ def at_amounts(
     before = inputs[rows]
     after = scaled(before, values, applied) if chosen.valued else applied(before)
     return torch.where(column(amounts == 0, before), before, after.to(inputs.dtype))
-
-
-def images(inputs: Tensor, policy: str) -> Tensor:
-    """The inputs themselves if they are images (B, C, H, W) of floating-point numbers."""
-    if inputs.ndim != 4:
-        raise HpoError(
-            f"{policy} needs images of shape (B, C, H, W), found inputs of shape "
-            f"{tuple(inputs.shape)}",
-            hint="grey images need a dimension for their one channel: let batches() return "
-            "inputs.unsqueeze(1); for other inputs leave its knobs out",
-            code="bad-batch",
-        )
-    if not inputs.is_floating_point():
-        raise HpoError(
-            f"{policy} needs floating-point numbers, found {inputs.dtype}",
-            hint="let batches() return .float() tensors, or leave its knobs out",
-            code="bad-batch",
-        )
-    return inputs

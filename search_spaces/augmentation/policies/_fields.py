@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from search_spaces.augmentation.fused import fused
 from search_spaces.augmentation.policies import _each
+from search_spaces.augmentation.split import column
 from search_spaces.augmentation.values import Range
-from search_spaces.augmentation.warps import matrix, warped
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,11 +27,7 @@ def moved(inputs: Tensor, amounts: Tensor, values: Range) -> Tensor:
     are all zero stay exactly as they are."""
     import torch
 
-    parts = amounts[:, : len(WARPS)]
-    found = warped(inputs, matrix(list(parts.unbind(1)), parts[:, 0], inputs))
-    rows = torch.arange(len(inputs), device=inputs.device)
+    operations = [_each.operation(name) for name in NAMES]
     nothing = torch.Generator()  # these draw nothing
-    for place, name in enumerate(TONES, start=len(WARPS)):
-        found = _each.at_amounts(name, found, rows, amounts[:, place], values, nothing)
-    still = (amounts == 0).all(1).reshape(-1, 1, 1, 1)
-    return torch.where(still, inputs, found)
+    found = fused(inputs, operations, amounts, nothing, values)
+    return torch.where(column((amounts == 0).all(1), inputs), inputs, found)

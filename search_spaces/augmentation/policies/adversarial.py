@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from search_spaces.augmentation.images import images
 from search_spaces.augmentation.judging import Judge
 from search_spaces.augmentation.policies import _each, _nets
 from search_spaces.augmentation.policies.relaxed import OPERATIONS
@@ -61,7 +62,7 @@ def augment(memory: Adversary, batch: Batch, h: Strengths, rng: torch.Generator)
     """
     import torch
 
-    inputs = _each.images(batch.inputs, "adversarial")
+    inputs = images(batch.inputs, "adversarial")
     with torch.no_grad():
         likely = memory.net["choice"].softmax(0)
         levels = memory.magnitudes(h, inputs)
@@ -98,7 +99,7 @@ def learn(memory: Adversary, forward: Pass, h: Strengths, rng: torch.Generator) 
 
     plain = {k: v.detach() if hasattr(v, "detach") else v for k, v in h.items()}
     with torch.enable_grad():
-        inputs = _each.images(forward.raw.inputs, "adversarial").detach()
+        inputs = images(forward.raw.inputs, "adversarial").detach()
         logs = memory.net["choice"].log_softmax(0)
         levels = memory.magnitudes(plain, inputs)
         which, after = _drawn(memory, inputs, logs.exp(), levels, rng)

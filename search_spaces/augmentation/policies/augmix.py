@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from search_spaces.augmentation.images import images
 from search_spaces.augmentation.policies import _each, _gammas
 from search_spaces.augmentation.split import column
 from search_spaces.augmentation.values import Range
@@ -30,7 +31,7 @@ def mix(values: Range, batch: Batch, h: Strengths, rng: torch.Generator) -> Batc
     """
     import torch
 
-    inputs = _each.images(batch.inputs, "augmix")
+    inputs = images(batch.inputs, "augmix")
     severity = _each.per_row(h["augmix"], inputs)
     many = _each.per_row(h["augmix.chains"], inputs).round().clamp(1, MOST)
     width = _each.per_row(h["augmix.width"], inputs)

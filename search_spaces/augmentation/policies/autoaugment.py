@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from search_spaces.augmentation.images import images
 from search_spaces.augmentation.policies import _each
 from search_spaces.augmentation.policies._published import HIGHEST, TABLES, published
 from search_spaces.augmentation.values import Range
@@ -39,7 +40,7 @@ def augment(values: Range, batch: Batch, h: Strengths, rng: torch.Generator) -> 
     """
     import torch
 
-    inputs = _each.images(batch.inputs, "autoaugment")
+    inputs = images(batch.inputs, "autoaugment")
     rows = len(inputs)
     steps, probabilities, magnitudes = _policy(h, inputs)
     choices, own = _each.children(rng, 2)

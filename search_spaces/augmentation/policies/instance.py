@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from search_spaces.augmentation.images import images
 from search_spaces.augmentation.judging import Judge
 from search_spaces.augmentation.policies import _each, _fields, _nets
 from search_spaces.domains import Float
@@ -51,7 +52,7 @@ def augment(memory: Instance, batch: Batch, h: Strengths, rng: torch.Generator) 
     2023, section 3)."""
     import torch
 
-    inputs = _each.images(batch.inputs, "instance")
+    inputs = images(batch.inputs, "instance")
     with torch.no_grad():
         ranges = memory.ranges(inputs).to(inputs.dtype)
     return batch._replace(inputs=_drawn(memory, inputs, ranges, h, rng))
@@ -78,7 +79,7 @@ def learn(memory: Instance, forward: Pass, h: Strengths, rng: torch.Generator) -
     import torch
 
     with torch.enable_grad():
-        inputs = _each.images(forward.raw.inputs, "instance").detach()
+        inputs = images(forward.raw.inputs, "instance").detach()
         ranges = memory.ranges(inputs).to(inputs.dtype)
         after = _drawn(memory, inputs, ranges, _plain(h), rng)
         losses = memory.judge.losses(Batch(after, forward.raw.targets), "instance")

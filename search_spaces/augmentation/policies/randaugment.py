@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from search_spaces.augmentation.images import images
 from search_spaces.augmentation.policies import _each
 from search_spaces.augmentation.values import Range
 from search_spaces.domains import Float, Int
@@ -24,7 +25,7 @@ def augment(values: Range, batch: Batch, h: Strengths, rng: torch.Generator) -> 
     """
     import torch
 
-    inputs = _each.images(batch.inputs, "randaugment")
+    inputs = images(batch.inputs, "randaugment")
     names = _each.usable(_each.STANDARD, inputs.shape[1])
     choices, own = _each.children(rng, 2)
     which = _each.whole_draws((len(inputs), MOST), len(names), inputs, choices)

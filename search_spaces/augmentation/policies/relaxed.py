@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from search_spaces.augmentation.images import images
 from search_spaces.augmentation.policies import _each, _sparse
 from search_spaces.augmentation.split import column
 from search_spaces.augmentation.values import Range
@@ -40,7 +41,7 @@ def augment(values: Range, batch: Batch, h: Strengths, rng: torch.Generator) -> 
     """
     import torch
 
-    inputs = _each.images(batch.inputs, "relaxed")
+    inputs = images(batch.inputs, "relaxed")
     rows = len(inputs)
     choices, *own = _each.children(rng, 1 + SIZE)
     gumbel = -_logarithm(-_logarithm(uniform((rows, SIZE), inputs, choices)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from search_spaces.augmentation.images import images
 from search_spaces.augmentation.judging import Judge
 from search_spaces.augmentation.policies import _each, _gammas, _nets
 from search_spaces.domains import Float
@@ -56,7 +57,7 @@ def augment(memory: Masks, batch: Batch, h: Strengths, rng: torch.Generator) -> 
     """
     import torch
 
-    inputs = _each.images(batch.inputs, "score_function")
+    inputs = images(batch.inputs, "score_function")
     with torch.no_grad():
         mask = _gammas.beta(*memory.shapes(inputs), _each.children(rng, 1)[0])
     return batch._replace(inputs=_noisy(memory, inputs, mask, h))
@@ -81,7 +82,7 @@ def learn(memory: Masks, forward: Pass, h: Strengths, rng: torch.Generator) -> N
     import torch
 
     plain = {k: v.detach() if hasattr(v, "detach") else v for k, v in h.items()}
-    inputs = _each.images(forward.raw.inputs, "score_function").detach()
+    inputs = images(forward.raw.inputs, "score_function").detach()
     with torch.enable_grad():
         first, second = memory.shapes(inputs)
         likely = torch.distributions.Beta(first, second, validate_args=False)

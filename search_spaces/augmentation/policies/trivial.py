@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from search_spaces.augmentation.images import images
 from search_spaces.augmentation.policies import _each
 from search_spaces.augmentation.values import Range
 from search_spaces.domains import Float
@@ -17,7 +18,7 @@ def augment(values: Range, batch: Batch, h: Strengths, rng: torch.Generator) -> 
     """A share `trivial` of the images, each after one operation drawn uniformly, at a magnitude
     from U(0, 1) (Mueller and Hutter 2021, algorithm 1, where the share is 1 and the magnitudes are
     31 steps of that interval)."""
-    inputs = _each.images(batch.inputs, "trivial")
+    inputs = images(batch.inputs, "trivial")
     names = _each.usable(_each.STANDARD, inputs.shape[1])
     choices, own = _each.children(rng, 2)
     which = _each.whole_draws((len(inputs), 1), len(names), inputs, choices)

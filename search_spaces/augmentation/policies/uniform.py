@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from search_spaces.augmentation.images import images
 from search_spaces.augmentation.policies import _each
 from search_spaces.augmentation.values import Range
 from search_spaces.domains import Float
@@ -23,7 +24,7 @@ def augment(values: Range, batch: Batch, h: Strengths, rng: torch.Generator) -> 
 
     Nothing here is tuned: it is the baseline that a searched policy must beat.
     """
-    inputs = _each.images(batch.inputs, "uniform")
+    inputs = images(batch.inputs, "uniform")
     names = _each.usable([*_each.STANDARD, "invert"], inputs.shape[1])
     choices, own = _each.children(rng, 2)
     which = _each.whole_draws((len(inputs), STAGES), len(names), inputs, choices)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from search_spaces.augmentation.images import images
 from search_spaces.augmentation.judging import Judge
 from search_spaces.augmentation.policies import _each
 from search_spaces.augmentation.policies.randaugment import FULL
@@ -26,7 +27,7 @@ def augment(judge: Judge, batch: Batch, h: Strengths, rng: torch.Generator) -> B
     """
     import torch
 
-    inputs = _each.images(batch.inputs, "worst_of_k")
+    inputs = images(batch.inputs, "worst_of_k")
     strengths = {
         "randaugment.magnitude": h["worst_of_k"],
         "randaugment.operations": h["worst_of_k.operations"],
