@@ -13,7 +13,7 @@ from hpo.spec import StudySpec
 from hpo.wording import describe as describe
 from search_spaces import catalogue, plugins
 from search_spaces.domains import Choice, Domain, Float, Point
-from search_spaces.space import SearchSpace
+from search_spaces.space import SearchSpace, knobs_like
 
 if TYPE_CHECKING:
     from objectives.training.options import Training
@@ -242,7 +242,7 @@ def _fixed(
             )
         domain = known.get(name) or (any_value(value) if free else None)
         if domain is None:
-            raise plugins.unknown("knob", name, known, hint=_listing(known), path=path)
+            raise plugins.unknown("knob", name, known, hint=knobs_like(known, name), path=path)
         if not domain.contains(value):
             raise HpoError(
                 f"fixed {name} is {value!r}, outside {describe(domain)}",
@@ -253,10 +253,6 @@ def _fixed(
             )
         domains[name] = domain
     return domains, dict(spec.fixed)
-
-
-def _listing(known: Mapping[str, Domain]) -> str:
-    return f"known: {', '.join(sorted(known))}   (hpo list regularizers)"
 
 
 def any_value(value: Any) -> Domain:

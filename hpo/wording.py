@@ -73,6 +73,14 @@ def describe(domain: Domain) -> str:
     return f"{domain.low:g}..{domain.high:g}{whole}{scale}{size}{schedule}"
 
 
+def brief(domain: Domain) -> str:
+    """The same, but of many options only how many they are."""
+    told = describe(domain)
+    if isinstance(domain, Choice) and len(told) > NARROWEST:
+        return f"{len(domain.options)} options"
+    return told
+
+
 def condition(domain: Domain) -> str:
     """When a knob counts: `while optimizer is sgd or adam`; nothing for one that always does."""
     parents = [f"{name} is {' or '.join(map(number, v))}" for name, v in domain.when.items()]

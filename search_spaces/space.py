@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from search_spaces.plugins import unknown
 
 if TYPE_CHECKING:
     from search_spaces.schedule import Schedule
+
+MOST_LISTED, NEAREST = 40, 6  # knobs in a hint: so many are all named, of more only the nearest
 
 # What MLflow accepts in a metric name, less the characters that coordinates add to it.
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
@@ -134,7 +137,7 @@ class SearchSpace(Mapping[str, Domain]):
         domains: dict[str, Domain] = {}
         for name, given in presets.resolve(data).items():
             if name not in defaults and not (free and _has_range(given)):
-                hint = f"known: {', '.join(_families(defaults))}   (hpo list regularizers)"
+                hint = knobs_like(defaults, name)
                 if free:
                     hint = f"a knob of your own needs a range: {name}: {{low: 0, high: 1}}"
                 raise unknown("knob", name, defaults, hint=hint, path=(name,))
@@ -225,6 +228,12 @@ def _has_range(given: object) -> bool:
     return isinstance(given, Mapping) and not given.keys().isdisjoint(("low", "high", "options"))
 
 
-def _families(names: Mapping[str, Domain]) -> list[str]:
-    """The names, with those that share a prefix such as `augment.` drawn together."""
-    return sorted({f"{name.partition('.')[0]}.*" if "." in name else name for name in names})
+def knobs_like(names: Mapping[str, Domain], word: object) -> str:
+    """A hint with the knobs that exist, those that share a prefix such as `augment.` drawn
+    together; of very many only those that are spelled like the word."""
+    families = sorted({f"{name.partition('.')[0]}.*" if "." in name else name for name in names})
+    if len(families) <= MOST_LISTED:
+        return f"known: {', '.join(families)}   (hpo list regularizers)"
+    near = difflib.get_close_matches(str(word), names, n=NEAREST, cutoff=0.5)
+    alike = f"like it: {', '.join(near)}; " if near else ""
+    return f"{alike}{len(names)} are known   (hpo list regularizers)"

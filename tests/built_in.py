@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from hpo import samplers, tunable
-from hpo.wording import describe
+from hpo.wording import brief
 from search_spaces import catalogue, plugins, presets
 
 BEGIN, END = "<!-- built in: made by tests/test_readme.py -->", "<!-- built in: the end -->"
+MOST = 8  # knobs of a line that are told
 GROUPS = ("populations", "stn", "hypergradients")
 
 
@@ -46,7 +47,8 @@ def _records(kind: str, names: list[str]) -> list[str]:
 
 def _record(name: str) -> str:
     record = catalogue.load(name)
-    knobs = ", ".join(_knob(name, knob, domain) for knob, domain in record.knobs.items())
+    every = [_knob(name, knob, domain) for knob, domain in record.knobs.items()]
+    knobs = _listed(every)
     # What holds for its strength is told; of an operation that is all it has.
     strength = next((k for k, domain in record.knobs.items() if domain.off is not None), "")
     told = tunable.answers(record, strength or next(iter(record.knobs)))
@@ -67,7 +69,7 @@ def _said(name: str) -> str:
 
 
 def _knob(name: str, knob: str, domain: Any) -> str:
-    told = describe(domain)
+    told = brief(domain)
     return told if knob == name else f"`{knob}` {told}"
 
 
@@ -76,5 +78,10 @@ def _cell(text: str) -> str:
 
 
 def _space(name: str) -> str:
-    knobs = ", ".join(f"`{knob}`" for knob in presets.load(name))
-    return f"| `{name}` | {_cell(presets.about(name))} | {knobs} |"
+    knobs = [f"`{knob}`" for knob in presets.load(name)]
+    return f"| `{name}` | {_cell(presets.about(name))} | {_listed(knobs)} |"
+
+
+def _listed(knobs: list[str]) -> str:
+    more = [f"… {len(knobs)} in all"] if len(knobs) > MOST else []
+    return ", ".join([*knobs[: MOST if more else None], *more])

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 import hpo
 from hpo import yamlfile
-from search_spaces import HpoError, SearchSpace, catalogue, presets
+from search_spaces import HpoError, SearchSpace, catalogue, plugins, presets
 from search_spaces.domains import Float, Form
 
 
@@ -54,6 +54,29 @@ def test_the_four_most_used_regularizers_stay_what_they_are() -> None:
     curves = SearchSpace.parse("regularization_curves", catalogue.knobs())
     assert curves.keys() == four
     assert {domain.schedule for domain in curves.values()} == {Form("cubic", 3)}
+
+
+LEFT_OUT = {
+    "a further pass": "barlow consistency contractive functional_entropy imbsam jacobian"
+    " mean_teacher mixed_barlow mutex sam serene vat vicreg",
+    "factorises": "nuclear spectral whitening",
+    "is for weights trained before": "ewc l2_to_start lwf",
+    "goes against another of the list": "attentive_cutmix cutmix norm_loss weight_compander",
+    "is for few models, or asks something of the task": "bpe_dropout path_norm",
+    "is for outputs that are pictures": "field_of_experts graph_laplacian sobolev tv",
+}
+
+
+def test_everything_has_all_regularizers_but_those_that_it_says() -> None:
+    without = {name for names in LEFT_OUT.values() for name in names.split()}
+    everything = presets.load("everything")
+    for name in plugins.names(catalogue.REGULARIZERS):
+        knobs = catalogue.load(name).knobs
+        strengths = {knob for knob, domain in knobs.items() if domain.off is not None}
+        assert strengths <= everything.keys() or name in without, name
+        assert not (strengths & everything.keys() and name in without), name
+    for kind in ("augment", "augment_series", "augment_tables", "augment_texts"):
+        assert presets.load(kind).keys() <= everything.keys()
 
 
 def test_the_name_of_a_knob_or_of_a_file_is_a_space() -> None:

@@ -82,7 +82,8 @@ def _rows(name: str) -> list[Row]:
 
 def cells(row: Mapping[str, Any]) -> dict[str, str]:
     """A line of the table."""
-    from hpo.wording import number
+    from hpo.wording import brief, number
+    from search_spaces import catalogue
 
     start = row["start"]
     start = f"{start:g}" if isinstance(start, float) else number(start)
@@ -92,7 +93,7 @@ def cells(row: Mapping[str, Any]) -> dict[str, str]:
     return {
         "knob": row["knob"],
         **inputs,
-        "range": row["range"],
+        "range": brief(catalogue.knobs()[row["knob"]]),
         "start": start,
         "gradient": "yes" if row["differentiable"] else "no",
         **row["tuned"],
@@ -103,7 +104,7 @@ def paragraph(row: Mapping[str, Any]) -> list[str]:
     """A knob with where it comes from, what it does, and why a sampler cannot tune it."""
     told = cells(row)
     about = [part for part in (row["source"], row["about"]) if part]
-    said = f"{told['range']}, starts at {told['start']}"
+    said = f"{row['range']}, starts at {told['start']}"
     if row["off"] is not None:
         said += f", off at {row['off']:g}"
     scope = f"one strength per {row['scope']}, gradient: {told['gradient']}"

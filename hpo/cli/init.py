@@ -100,5 +100,5 @@ def _with_space(study: str, name: str) -> str:
 
     from search_spaces import presets
 
-    copied = "".join(f"  {line}\n" for line in presets.text(name).splitlines())
+    copied = "".join(f"  {line}".rstrip() + "\n" for line in presets.text(name).splitlines())
     return re.sub(r"^space:.*\n(  .*\n)+", lambda _: f"space:\n{copied}", study, flags=re.MULTILINE)
