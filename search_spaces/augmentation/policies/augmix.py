@@ -89,7 +89,9 @@ POLICY = Regularizer(
         "augmix": Float(0.0, FULL, start=3.0, off=0.0, limits=(0.0, FULL)),
         "augmix.chains": Int(1, 4, start=3, limits=(1, MOST)),
         "augmix.width": Float(0.1, 10.0, "log", start=1.0, limits=(0.01, 100.0)),
-        "augmix.consistency": Float(0.1, 30.0, "log+0", start=0.0, limits=(0.0, float("inf"))),
+        "augmix.consistency": Float(
+            0.1, 30.0, "log+0", start=0.0, off=0.0, limits=(0.0, float("inf"))
+        ),
     },
     batch=mix,
     loss_output=agree,
