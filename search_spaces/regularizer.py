@@ -88,8 +88,8 @@ class Regularizer:
     `once`: it takes derivatives inside its hooks that cannot themselves be taken within self-tuning
     layers.
 
-    A knob with a value `off` is a strength and must be given; any other, such as a probability,
-    stays at its start in a study that does not mention it.
+    A knob with a value `off` is a strength, any other something like a probability. In a study that
+    names a strength of a record, its other strengths are off and the rest stays at its start.
     """
 
     knobs: Mapping[str, Domain] = field(hash=False)

@@ -86,8 +86,10 @@ class Regularization:
     ) -> None:
         if knob not in point:
             domain = regularizer.knobs[knob]
-            if domain.off is None and any(other in point for other in regularizer.knobs):
-                self._resting = {**self._resting, knob: domain.start_value()}
+            given = [other for name, other in regularizer.knobs.items() if name in point]
+            if any(other.off is not None for other in given) or (given and domain.off is None):
+                rest = domain.start_value() if domain.off is None else domain.off
+                self._resting = {**self._resting, knob: rest}
                 return
             raise HpoError(
                 f"regularizer {name} is in use, but nothing gives a value for {knob}",
