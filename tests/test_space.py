@@ -150,7 +150,7 @@ GOLDEN = [
     (
         "regularisation",
         (),
-        "unknown space 'regularisation', did you mean 'regularization'?\nknown: augment, augment_images, ",
+        "unknown space 'regularisation', did you mean 'regularization'?\nknown: augment, ",
     ),
     (7, (), "space 7 is neither a preset nor a mapping of knobs"),
     (["dropout", 3], (1,), "3 is not the name of a knob"),

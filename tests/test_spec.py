@@ -169,7 +169,7 @@ def test_a_misspelt_knob_is_told_as_promised() -> None:
         "    7 |   dropuot: {low: 0, high: 0.7}",
         "      |   ^^^^^^^",
     ]
-    assert error.splitlines()[3].startswith("known: ")
+    assert error.splitlines()[3].startswith("like it: dropout, ")
     assert error.endswith("(hpo list regularizers)")
 
 

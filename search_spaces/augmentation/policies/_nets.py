@@ -59,7 +59,7 @@ def seeded(beginning: Beginning, make: Callable[[int], nn.Module]) -> nn.Module:
     channels = next(iter(beginning.batches())).inputs.shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(beginning.seed)
-        return make(channels).float().to(beginning.device)
+        return make(channels).to(beginning.device).float()  # as `unit` gives the images
 
 
 def optimizer(net: nn.Module) -> torch.optim.Optimizer:
