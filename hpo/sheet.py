@@ -54,13 +54,16 @@ def picture(sheet: Sheet) -> Any:
     lines = [
         part for line in sheet.lines for part in _wrapped(line, across - 2 * MARGIN, font, measure)
     ]
+    titles = _wrapped(sheet.title, across - 2 * MARGIN, bold, measure)
     line = TEXT + 4
-    top = MARGIN + TEXT + 10 + line * (len(lines) + max(map(len, heads))) + GAP
+    begin = MARGIN + TEXT + 8 + (line + 3) * (len(titles) - 1)
+    top = begin + 2 + line * (len(lines) + max(map(len, heads))) + GAP
     page = Image.new("RGB", (across, top + len(sheet.rows) * (height + GAP) + MARGIN - GAP), PAPER)
     pen = ImageDraw.Draw(page)
-    pen.text((MARGIN, MARGIN - 2), sheet.title, fill=INK, font=bold)
+    for number, text in enumerate(titles):
+        pen.text((MARGIN, MARGIN - 2 + (line + 3) * number), text, fill=INK, font=bold)
     for number, text in enumerate(lines):
-        pen.text((MARGIN, MARGIN + TEXT + 8 + line * number), text, fill=FAINT, font=font)
+        pen.text((MARGIN, begin + line * number), text, fill=FAINT, font=font)
     for row, text in enumerate(sheet.rows):
         middle = top + row * (height + GAP) + height // 2
         pen.text((MARGIN, middle), text, fill=INK, font=font, anchor="lm")
