@@ -75,7 +75,8 @@ def _of_seed(
 
     task = FashionMnist(train_rows=rows, data_seed=seed)
     # The arms take turns, so that what slows the machine slows them alike.
-    every = [(arm, n) for n in range(max(map(len, ARMS.values()))) for arm in ARMS]
+    most = max(map(len, ARMS.values()))
+    every = [(arm, n) for n in range(most) for arm in ARMS if n < len(ARMS[arm])]
     outcomes: dict[str, list[Outcome]] = {arm: [] for arm in ARMS}
     for arm, number in every:
         outcome = _trained(task, arm, ARMS[arm][number], 100 * seed + number, steps)
