@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 LEAST_SIDE = 80  # of a picture on the sheet, in pixels; small ones are enlarged
 MOST_SIDE = 160
-GAP, MARGIN, TEXT = 6, 12, 13
+GAP, MARGIN, TEXT, LINE = 6, 12, 13, 18
 PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 
 
@@ -50,24 +50,23 @@ def picture(sheet: Sheet) -> Any:
     measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
     left = MARGIN + max(int(measure.textlength(text, font=font)) for text in sheet.rows) + GAP
     across = left + len(sheet.columns) * (width + GAP) - GAP + MARGIN
+    room = across - 2 * MARGIN
+    above = [(text, INK, bold) for text in _wrapped(sheet.title, room, bold, measure)]
+    for line in sheet.lines:
+        above += [(text, FAINT, font) for text in _wrapped(line, room, font, measure)]
     heads = [_wrapped(label, width + GAP - 2, font, measure) for label, _ in sheet.columns]
-    lines = [
-        part for line in sheet.lines for part in _wrapped(line, across - 2 * MARGIN, font, measure)
-    ]
-    line = TEXT + 4
-    top = MARGIN + TEXT + 10 + line * (len(lines) + max(map(len, heads))) + GAP
+    top = MARGIN + LINE * (len(above) + max(map(len, heads))) + GAP
     page = Image.new("RGB", (across, top + len(sheet.rows) * (height + GAP) + MARGIN - GAP), PAPER)
     pen = ImageDraw.Draw(page)
-    pen.text((MARGIN, MARGIN - 2), sheet.title, fill=INK, font=bold)
-    for number, text in enumerate(lines):
-        pen.text((MARGIN, MARGIN + TEXT + 8 + line * number), text, fill=FAINT, font=font)
+    for number, (text, ink, letters) in enumerate(above):
+        pen.text((MARGIN, MARGIN - 2 + LINE * number), text, fill=ink, font=letters)
     for row, text in enumerate(sheet.rows):
         middle = top + row * (height + GAP) + height // 2
         pen.text((MARGIN, middle), text, fill=INK, font=font, anchor="lm")
-    for place, (_, images) in enumerate(sheet.columns):
+    for place, (head, (_, images)) in enumerate(zip(heads, sheet.columns, strict=True)):
         x = left + place * (width + GAP)
-        for number, text in enumerate(reversed(heads[place]), start=1):
-            pen.text((x, top - GAP + 2 - line * number), text, fill=INK, font=font)
+        for number, text in enumerate(reversed(head), start=1):
+            pen.text((x, top - GAP + 2 - LINE * number), text, fill=INK, font=font)
         for row, image in enumerate(images):
             page.paste(_pixels(image, (width, height)), (x, top + row * (height + GAP)))
     return page

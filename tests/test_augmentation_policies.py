@@ -247,6 +247,17 @@ def test_relaxed_can_settle_on_one_operation() -> None:
         hook("relaxed")(UNIT, batch, relaxed(weights=torch.zeros(4)), generator())
 
 
+def test_a_vector_of_another_size_is_refused_before_training() -> None:
+    from objectives.training.places import Places
+
+    record = catalogue.load("relaxed")
+    model = nn.Linear(2, 2)
+    Places(model, {"relaxed.weights": (0.0,) * 10}).check("relaxed", record, "relaxed.weights")
+    with pytest.raises(HpoError, match="has size 4, but relaxed takes 10") as error:
+        Places(model, {"relaxed.weights": (0.0,) * 4}).check("relaxed", record, "relaxed.weights")
+    assert error.value.code == "bad-vector"
+
+
 def test_relaxed_takes_vectors_of_each_example() -> None:
     batch = pictures(8)
     each = torch.linspace(0.1, 0.9, 80).reshape(8, 10)
@@ -304,7 +315,7 @@ def taught(name: str, batch: Batch, model: nn.Module, steps: int, h: dict[str, A
 def test_instance_learns_to_leave_alone_what_the_model_needs() -> None:
     h = {"instance": 1.0, "instance.entropy": 0.05, "instance.rate": 0.03}
     memory = taught("instance", shades(), Brightness(), 60, h)
-    ranges = memory.ranges(shades().inputs).mean(0)
+    ranges = memory.ranges(shades().inputs).mean(0).detach()
     found = dict(zip(_fields.NAMES, ranges.tolist(), strict=True))
     assert found["brightness"] < 0.4, "it would change the class"
     assert all(found[name] > 0.7 for name in _fields.WARPS), "entropy is free where nothing is lost"
@@ -365,7 +376,7 @@ def test_the_policy_of_masks_moves_them_to_where_the_loss_is_lower() -> None:
         return float(torch.cat(found).detach().mean())
 
     assert mean_loss(after) < 0.8 * mean_loss(before)
-    first, second = after.shapes(batch.inputs)
+    first, second = (shape.detach() for shape in after.shapes(batch.inputs))
     middle = (first / (first + second)).mean((1, 2))
     bright = batch.targets == 1
     assert float(middle[bright].mean()) > float(middle[~bright].mean()) + 0.1

@@ -96,7 +96,7 @@ def test_a_sheet_shows_each_image_under_its_column_enlarged_by_whole_pixels(
 def test_long_labels_and_lines_stay_inside_the_page() -> None:
     images = torch.zeros(1, 1, 8, 8)
     short = Sheet("t", [], [("a", images), ("b", images)], ["r"])
-    long = Sheet("t", ["many words " * 40], [("a " * 60, images), ("b", images)], ["r"])
+    long = Sheet("title " * 40, ["many words " * 40], [("a " * 60, images), ("b", images)], ["r"])
     assert picture(long).width == picture(short).width
     assert picture(long).height > picture(short).height
 

@@ -10,6 +10,7 @@ from search_spaces.augmentation.split import column
 from search_spaces.augmentation.values import Range
 from search_spaces.domains import Float, Int
 from search_spaces.regularizer import Batch, Regularizer, Strengths, spread, uniform
+from search_spaces.regularizers._nearby import rewinding
 
 if TYPE_CHECKING:
     import torch
@@ -74,10 +75,14 @@ def agree(values: Range, forward: Pass, h: Strengths, rng: torch.Generator) -> T
     import torch
 
     weight = h["augmix.consistency"]
+    (apart,) = _each.children(rng, 1)  # so that the draws are as many where no pass is made
     if isinstance(weight, int | float) and weight == 0:
         return forward.outputs.new_zeros(len(forward.outputs))
     seen = forward.logits("augmix.consistency")
+    rewind = rewinding(rng, forward.outputs)
+    rng.set_state(apart.get_state())
     others = [forward.again(forward.raw.inputs), forward.again(forward.view().inputs)]
+    rewind()
     logs = torch.stack([logits.log_softmax(1) for logits in (seen, *others)])
     middle = (logs.logsumexp(0) - torch.log(logs.new_tensor(float(len(logs))))).expand_as(logs)
     divergence = (logs.exp() * (logs - middle)).sum(2).mean(0)
