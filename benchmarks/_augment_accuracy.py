@@ -1,11 +1,7 @@
 """Fashion-MNIST with few images: test loss without augmentation, with randaugment, with relaxed.
 
 All trainings are of the same number of steps, of the same network, on the same images of a seed.
-<<<<<<< HEAD
-Three of them with augmentation, which differ in its strength, take as much CPU time as five
-=======
 Three of them with augmentation, which differ in its strength, take about as much CPU time as five
->>>>>>> h-policies
 without, which differ in their seed; the table shows what each arm took. In each training the
 weights of the evaluation with the lowest validation loss are kept, and of an arm's trainings the
 one whose lowest validation loss is lowest. Only then is the test split read.
