@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 Group: TypeAlias = Literal["between runs", "populations", "stn", "hypergradients"]
 GROUPS: tuple[Group, ...] = ("between runs", "populations", "stn", "hypergradients")
+SLOW = "acts through what is learned over many steps, and no single step tells of it"
+EVALUATED = "changes the weights that are evaluated, not only those that are trained"
 BILEVEL = "is for bilevel problems, a knob of training for networks"
 
 
@@ -28,7 +30,9 @@ class Answer(NamedTuple):
         return not self.why_not
 
 
-def why_not(sampler: Sampler, regularizer: Regularizer | None, domain: Domain) -> str:
+def why_not(
+    sampler: Sampler, regularizer: Regularizer | None, domain: Domain, knob: str = ""
+) -> str:
     """Why a sampler cannot tune a knob while a network trains, as a half sentence; or nothing.
 
     regularizer: what uses the knob, None for the weight of an auxiliary loss. What it cannot bend
@@ -36,6 +40,11 @@ def why_not(sampler: Sampler, regularizer: Regularizer | None, domain: Domain) -
     """
     if sampler.tune is None and sampler.descend is not None:
         return BILEVEL
+    if sampler.tune is not None and regularizer is not None:
+        if knob in regularizer.slow:
+            return SLOW
+        if regularizer.evaluated:
+            return EVALUATED
     return "" if sampler.stiff is None else sampler.stiff(regularizer, domain)
 
 
@@ -57,7 +66,7 @@ def answers(regularizer: Regularizer, knob: str) -> dict[Group, list[Answer]]:
         sampler = samplers.load(name)
         kind = group(name, sampler)
         if kind is not None:
-            reason = why_not(sampler, regularizer, regularizer.knobs[knob])
+            reason = why_not(sampler, regularizer, regularizer.knobs[knob], knob)
             found[kind].append(Answer(name, reason))
     return found
 

@@ -82,7 +82,7 @@ def stiff(problem: Problem) -> dict[str, str]:
     found = {}
     for name, domain in problem.space.items():
         users = [record for record in problem.regularizers.values() if name in record.knobs]
-        reasons = [why_not(sampler, record, domain) for record in users]
+        reasons = [why_not(sampler, record, domain, name) for record in users]
         reason = next(filter(None, reasons or [why_not(sampler, None, domain)]), "")
         if reason:
             found[name] = reason

@@ -86,7 +86,7 @@ class Regularizer:
     `activation` acts, at dropout layers or at the ends of residual branches. `replaces_dropout`:
     while it acts, the own rate of a dropout site does not. `attends`: it reads attention weights.
     `once`: it takes derivatives inside its hooks that cannot themselves be taken within self-tuning
-    layers.
+    layers. `slow`: the knobs that `learn` alone uses, so that no loss depends on them at once.
 
     A knob with a value `off` is a strength, any other something like a probability. In a study that
     names a strength of a record, its other strengths are off and the rest stays at its start.
@@ -114,6 +114,7 @@ class Regularizer:
     attends: bool = False
     evaluated: bool = False
     once: bool = False
+    slow: tuple[str, ...] = ()
     note: str = ""
 
     def __post_init__(self) -> None:

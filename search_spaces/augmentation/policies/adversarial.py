@@ -125,5 +125,6 @@ POLICY = Regularizer(
     batch=augment,
     remember=begin,
     learn=learn,
+    slow=("adversarial.entropy", "adversarial.rate"),
     note="images only; operations and magnitudes, up to this share of full, that ascend the loss",
 )

@@ -101,5 +101,6 @@ POLICY = Regularizer(
     batch=augment,
     remember=begin,
     learn=learn,
+    slow=("instance.entropy", "instance.rate"),
     note="images only; a small network learns each image's own ranges below this share of full",
 )

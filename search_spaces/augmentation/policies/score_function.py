@@ -105,5 +105,6 @@ POLICY = Regularizer(
     batch=augment,
     remember=begin,
     learn=learn,
+    slow=("score_function.rate",),
     note="images only; amplitude of a learned noise mask, as a share of the range of values",
 )
