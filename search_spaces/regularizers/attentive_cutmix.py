@@ -27,7 +27,7 @@ def model_of(beginning: Beginning) -> nn.Module:
 
 def paste(model: nn.Module, batch: Batch, h: Strengths, rng: torch.Generator) -> Batch:
     """The `attentive_cutmix` cells of most attention of another image, out of 7 x 7, in the places
-    where they are there; the targets are blended by area (Walawalkar et al. 2020, section 2).
+    where they are there; the targets are blended by area (Walawalkar et al. 2020).
 
     Attention is the mean size of what the last convolution of the model in training puts out, as it
     is at this step and without a gradient; the paper takes it from a network trained beforehand. A

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 def paste(batch: Batch, h: Strengths, rng: torch.Generator) -> Batch:
     """A box with a share 1 - s of the area, about a uniformly drawn place, comes from another image
-    of the batch; the targets are blended by the area that it really has (Yun et al. 2019, section
-    3.1).
+    of the batch; the targets are blended by the area that it really has (Yun et al. 2019).
 
     s is drawn for each image from Beta(alpha, alpha), folded to [1/2, 1] as in mixup, so that alpha
     0 is the identity and an image keeps at least half of itself. A share `cutmix_probability` of

@@ -1,7 +1,8 @@
 """The policies that AutoAugment published: 25 sub-policies of two operations for each data set.
 
-Cubuk et al. 2019, tables 7 (CIFAR-10), 8 (SVHN) and 9 (ImageNet): the operation, its probability,
-and its magnitude from 0 to 9 where it has one.
+Cubuk et al. 2019, appendix: the operation, its probability, and its magnitude from 0 to 9 where it
+has one; they are compared with another library's in a test. There the magnitudes of tones are steps
+of a range of factors from 0.1 to 1.9; here, as is usual since, distances from 1 of either sign.
 """
 
 from __future__ import annotations

@@ -56,9 +56,9 @@ def augment(memory: Adversary, batch: Batch, h: Strengths, rng: torch.Generator)
     """Each image after one operation, drawn with the learned probabilities, at `adversarial` times
     the learned magnitude of that operation.
 
-    The idea of learned sub-policies with magnitudes that ascend: Tomar et al. 2023 (TeSLA, section
-    3.2) at test time, Nix et al. 2023 (HARD) for distillation. What is ascended here is the task's
-    own loss, and a sub-policy is one operation.
+    The idea of sub-policies with learned weights and magnitudes that make it harder: Tomar et al.
+    2023 (TeSLA) at test time, Nix et al. 2023 (HARD) for distillation. What is ascended here is the
+    task's own loss, and a sub-policy is one operation: both are choices of this project.
     """
     import torch
 

@@ -68,7 +68,7 @@ def _chain(inputs: Tensor, severity: Tensor, values: Range, rng: torch.Generator
 
 def agree(values: Range, forward: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     """`augmix.consistency` times the Jensen-Shannon divergence between the predictions for the
-    image as it was, as the model saw it, and in another view (equation 2 there), (B,).
+    image as it was, as the model saw it, and in another view, (B,).
 
     Two more forward passes, unless the weight is the plain number 0. The paper's weight is 12.
     """

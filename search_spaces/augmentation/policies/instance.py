@@ -48,8 +48,11 @@ def begin(beginning: Beginning) -> Instance:
 
 def augment(memory: Instance, batch: Batch, h: Strengths, rng: torch.Generator) -> Batch:
     """Each image after a warp and a change of tones by amounts from U(-r, r), where r in (0, 1) is
-    what the network says of it, times `instance` times the full amount of each way (Miao et al.
-    2023, section 3)."""
+    what the network says of it, times `instance` times the full amount of each way.
+
+    After Miao et al. 2023 (InstaAug), whose idea is input-dependent ranges that are learned with
+    the task; the network, the eight ways and the order in which they act are chosen here.
+    """
     import torch
 
     inputs = images(batch.inputs, "instance")
@@ -72,8 +75,8 @@ def learn(memory: Instance, forward: Pass, h: Strengths, rng: torch.Generator) -
 
         mean of the losses of changed images - `instance.entropy` * mean of log r
 
-    through the changes under new draws; log r is the entropy of U(-r, r) but for a constant
-    (equation 4 there; it bounds the entropy from both sides, here `instance` is the bound above).
+    through the changes under new draws; log r is the entropy of U(-r, r) but for a constant. The
+    paper keeps the entropy in a band; here `instance` is the bound above.
     The model is judged as it is in evaluation and does not change.
     """
     import torch

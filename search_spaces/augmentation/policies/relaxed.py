@@ -31,7 +31,7 @@ def augment(values: Range, batch: Batch, h: Strengths, rng: torch.Generator) -> 
     log w + G of `_sparse.pair`: its largest entry is the operation that a draw from w gives
     (mixing "softmax"). Under "max_w" the draws do not know the weights, and operation i acts at
     1 - max_j w_j + w_i: the favourite at full strength, others damped by their gap to it (Hundt et
-    al. 2019, section 3). g is a relaxed Bernoulli gate, sigmoid((logit p + logit u) / temperature)
+    al. 2019). g is a relaxed Bernoulli gate, sigmoid((logit p + logit u) / temperature)
     (Maddison et al. 2017). The amount of i is `relaxed` * magnitudes_i of what the operation calls
     full, with a drawn sign where it goes both ways. Differentiable policies: Hataya et al. 2020,
     Li et al. 2020.

@@ -20,7 +20,7 @@ MOST = 16
 
 def augment(judge: Judge, batch: Batch, h: Strengths, rng: torch.Generator) -> Batch:
     """Each image as the one of its `worst_of_k.candidates` draws from RandAugment that has the
-    largest loss under the model as it is now (Kamalloo et al. 2022, section 3, with the pool drawn
+    largest loss under the model as it is now (Kamalloo et al. 2022, Glitter, with the pool drawn
     anew at each step and one of it kept).
 
     One forward pass, without dropout and gradient, for each candidate beyond the first.
