@@ -70,22 +70,31 @@ def pil_loop(images: Tensor) -> Tensor:
     return planes.float() / 255
 
 
+ATTEMPTS = 20
+
+
 class Kornia:
-    """kornia's RandAugment; what it raises on grey images is counted and tried again."""
+    """kornia's RandAugment; what it raises on grey images is counted and tried anew."""
 
     def __init__(self) -> None:
+        self.policy = self._new()
+        self.raised = 0
+
+    @staticmethod
+    def _new() -> Any:
         from kornia.augmentation.auto import RandAugment
 
-        self.policy = RandAugment(n=STAGES, m=MAGNITUDE)
-        self.raised = 0
+        return RandAugment(n=STAGES, m=MAGNITUDE)
 
     def batch(self, images: Tensor) -> Tensor:
         """One draw for the whole batch."""
-        while True:
+        for _ in range(ATTEMPTS):
             try:
                 return self.policy(images)  # type: ignore[no-any-return]
             except Exception:
                 self.raised += 1
+                self.policy = self._new()  # a failed one may keep what it had drawn
+        raise RuntimeError(f"kornia raised {ATTEMPTS} times in a row")
 
     def single(self, images: Tensor) -> Tensor:
         """A draw for each image, one image after the other."""
