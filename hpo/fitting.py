@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.errors import HpoError
 
 if TYPE_CHECKING:
+    from search_spaces.domains import Point
     from search_spaces.regularizer import Regularizer
     from search_spaces.space import SearchSpace
 
@@ -17,8 +18,12 @@ _LOOKING = ("batch", "target", "loss_example", "loss_output", "loss_batch", "lea
 
 
 def unfit(
-    task: Any, regularizers: Mapping[str, Regularizer], space: SearchSpace, seed: int
-) -> dict[str, str]:
+    task: Any,
+    regularizers: Mapping[str, Regularizer],
+    space: SearchSpace,
+    fixed: Point,
+    seed: int,
+) -> dict[str, HpoError]:
     """The regularizers that refuse the task, each with what they say; on a training batch, with
     every knob of the space at the middle of its range. Nothing is trained.
 
@@ -28,14 +33,18 @@ def unfit(
     if not any(getattr(r, hook) for r in regularizers.values() for hook in _LOOKING):
         return {}
     try:
-        return _tried(task, regularizers, space, seed)
+        return _tried(task, regularizers, space, fixed, seed)
     except Exception:
         return {}
 
 
 def _tried(
-    task: Any, regularizers: Mapping[str, Regularizer], space: SearchSpace, seed: int
-) -> dict[str, str]:
+    task: Any,
+    regularizers: Mapping[str, Regularizer],
+    space: SearchSpace,
+    fixed: Point,
+    seed: int,
+) -> dict[str, HpoError]:
     import torch
 
     from objectives.training.beginning import beginning
@@ -45,7 +54,7 @@ def _tried(
     model = build_model(task, seed).train()
     start = beginning(task, model, seed, torch.device("cpu"))
     batch = next(start.batches())
-    point = {**space.start, **{k: _middle(domain) for k, domain in space.items()}}
+    point = {**{k: _middle(domain) for k, domain in space.items()}, **fixed}
     found = {}
     for name, record in regularizers.items():
         rng = torch.Generator().manual_seed(seed % 2**63)
@@ -59,7 +68,7 @@ def _tried(
                     for back in reversed(undo):
                         back()
             except HpoError as error:
-                found[name] = error.message
+                found[name] = error
     return found
 
 

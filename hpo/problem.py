@@ -110,7 +110,8 @@ def load(spec: StudySpec) -> Problem:
     notes = [f"{name} ignored: this model has no {what}" for name, what in ignored.items()]
     kept = {name: record for name, record in regularizers.items() if name not in ignored}
     if isinstance(spec.space, str):
-        space, kept, refusals = _fitted(spec, target, kept, space)
+        space, kept, refusals = _fitted(spec, target, kept, space, fixed)
+        idle &= {*space}
         notes += refusals
     return Problem(
         *(spec, target, True, space, fixed_domains, fixed, kept, training, idle, tuple(notes))
@@ -118,26 +119,34 @@ def load(spec: StudySpec) -> Problem:
 
 
 def _fitted(
-    spec: StudySpec, target: Any, records: Mapping[str, Regularizer], space: SearchSpace
+    spec: StudySpec,
+    target: Any,
+    records: Mapping[str, Regularizer],
+    space: SearchSpace,
+    fixed: Point,
 ) -> tuple[SearchSpace, dict[str, Regularizer], list[str]]:
     """A ready-made space without the regularizers that refuse this task, those that are left, and
-    what the others say. What a study names itself it gets, or fails with."""
+    what the others say."""
     from hpo.fitting import unfit
 
-    refusals = unfit(target, records, space, spec.seed)
+    refusals = unfit(target, records, space, fixed, spec.seed)
     kept = {name: record for name, record in records.items() if name not in refusals}
-    lost = {knob for name in refusals for knob in records[name].knobs}
-    lost -= {knob for record in kept.values() for knob in record.knobs}
-    domains = {name: domain for name, domain in space.items() if name not in lost}
+    used = {knob for record in kept.values() for knob in record.knobs}
+    used |= {*(getattr(target, "space", None) or ()), "learning_rate"}
+    domains = {name: domain for name, domain in space.items() if name in used}
     if not domains:
         raise HpoError(
             f"nothing of space {spec.space} fits objective {spec.objective}",
-            hint="\n".join(refusals.values()),
+            hint="\n".join(error.message for error in refusals.values()),
             code="no-space",
             found=spec.space,
             path=("space",),
         )
-    return SearchSpace(domains), kept, [f"{n} left out: {why}" for n, why in refusals.items()]
+    by_reason: dict[str, list[str]] = {}
+    for name, error in refusals.items():
+        by_reason.setdefault(error.message.removeprefix(f"{name} "), []).append(name)
+    told = [f"{', '.join(names)} left out: {reason}" for reason, names in by_reason.items()]
+    return SearchSpace(domains), kept, told
 
 
 def _black_box(spec: StudySpec, target: Any) -> Problem:
