@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Iterator, Mapping
@@ -135,6 +136,7 @@ class SearchSpace(Mapping[str, Domain]):
         if isinstance(data, str) and data in defaults and data not in presets.names():
             data = [data]  # a knob that the task has for itself is a space too
         domains: dict[str, Domain] = {}
+        inherited: dict[str, Domain] = {}
         for name, given in presets.resolve(data).items():
             if name not in defaults and not (free and _has_range(given)):
                 hint = knobs_like(defaults, name)
@@ -143,6 +145,12 @@ class SearchSpace(Mapping[str, Domain]):
                 raise unknown("knob", name, defaults, hint=hint, path=(name,))
             _check_name(name)
             domains[name] = parse(name, given, defaults.get(name))
+            if not (isinstance(given, Mapping) and "when" in given):
+                inherited[name] = domains[name]
+        for name, domain in inherited.items():
+            # What the space leaves out is fixed or rests, and no condition of ours hangs on it.
+            known = {knob: values for knob, values in domain.when.items() if knob in domains}
+            domains[name] = dataclasses.replace(domain, when=known)
         return SearchSpace(domains)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from search_spaces import Batch, catalogue
+from search_spaces import Batch, SearchSpace, catalogue
 from search_spaces.augmentation.policies import _each, _fields, _sparse
 from search_spaces.augmentation.policies._published import TABLES, published
 from search_spaces.augmentation.policies.adversarial import OPERATIONS
@@ -136,6 +136,16 @@ def test_autoaugment_keeps_to_its_probabilities_for_each_image() -> None:
     after = hook("autoaugment")(UNIT, batch, h, generator()).inputs
     found = [share_changed(batch.inputs[p::3], after[p::3]) for p in range(3)]
     assert found[0] == 0 and found[2] == 1 and found[1] == pytest.approx(0.3, abs=0.08)
+
+
+def test_a_space_may_leave_out_what_the_conditions_of_its_knobs_name() -> None:
+    known = catalogue.load("autoaugment").knobs
+    whole = SearchSpace.parse(["autoaugment.policy", "autoaugment.1a"], known)
+    assert whole["autoaugment.1a"].when == {"autoaugment.policy": ("searched",)}
+    alone = SearchSpace.parse(["autoaugment.1a", "autoaugment.1a_magnitude"], known)
+    assert alone["autoaugment.1a"].when == {}
+    with pytest.raises(HpoError, match="unknown knob 'no'"):
+        SearchSpace.parse({"autoaugment.1a": {"when": {"no": "searched"}}}, known)
 
 
 @pytest.mark.parametrize("table", list(TABLES))
