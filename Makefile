@@ -9,7 +9,7 @@ INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --constr
 STARTED = $(wildcard mlruns/studies/quickstart/spec.yaml)
 
 .PHONY: quickstart test test-fast lint data clean
-.PHONY: bench bench-stn bench-hypergrad bench-peers bench-scale bench-ray
+.PHONY: bench bench-stn bench-hypergrad bench-peers bench-scale bench-ray bench-augment
 
 # A second time it continues the study, and says how it ended if it is finished.
 quickstart: $(READY)
@@ -51,6 +51,9 @@ bench-peers: $(READY)
 
 bench-ray: $(TOOLS)
 	$(BIN)/python benchmarks/ray.py
+
+bench-augment: $(TOOLS) data
+	$(BIN)/python benchmarks/augment.py
 
 # torch comes first and by its exact version: a later step must not choose another build of it.
 $(READY): pyproject.toml constraints.txt

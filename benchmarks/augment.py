@@ -1,12 +1,12 @@
 """Augmentation: how fast policies are that draw for each image, and what that is worth.
 
-    python benchmarks/augment.py [PART ...] [--quick] [--repeats N] [--seeds N]
+    python benchmarks/augment.py [PART ...] [--quick] [--repeats N] [--seeds N] [--first N]
 
 speed   images a CPU second of RandAugment(2, 9) drawn for each image, of a fused warp and tones
         with gradients to eight strengths, and the share of a small network's training step; PIL
         and kornia take turns with it
 accuracy  Fashion-MNIST, 2000 images: test loss with randaugment and with relaxed against none, at
-        about the same CPU time, 5 seeds
+        about the same CPU time, seeds 5 to 9: the strengths to try were settled on seeds 0 to 4
 
 Without names all parts run. Each prints a Markdown table and writes results/augment-PART.json, with
 all it takes to repeat it. Everything runs on one thread with the environment of this project's
@@ -51,7 +51,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tiny runs, to see that it works")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for JSON")
     parser.add_argument("--repeats", type=int, default=21, help="timings of each in speed (21)")
-    parser.add_argument("--seeds", type=int, default=5, help="of accuracy (5)")
+    parser.add_argument("--seeds", type=int, default=5, help="how many, of accuracy (5)")
+    parser.add_argument("--first", type=int, default=5, help="the first seed of accuracy (5)")
     options = parser.parse_args()
     unknown = [part for part in options.parts if part not in PARTS]
     if unknown:
@@ -65,7 +66,7 @@ def _part(part: str, options: argparse.Namespace) -> Report:
     if part == "accuracy":
         from _augment_accuracy import accuracy
 
-        return accuracy(1, steps=20) if options.quick else accuracy(options.seeds)
+        return accuracy(1, 0, steps=20) if options.quick else accuracy(options.seeds, options.first)
     from _augment_speed import speed
 
     assert part == "speed"
