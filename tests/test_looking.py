@@ -265,6 +265,28 @@ def test_what_is_remembered_changes_after_steps_alone_and_is_resumed(tmp_path: P
     assert counters[-1].examples == counters[0].examples
 
 
+def test_who_learns_sees_the_weights_of_an_evaluation_without_noise_on_them() -> None:
+    found: list[dict[str, Tensor]] = []
+
+    def learn(seen: Pass, h: Strengths, rng: torch.Generator) -> None:
+        found.append({name: p.detach().clone() for name, p in seen.model.named_parameters()})
+        seen.again(seen.batch.inputs)
+        assert all(torch.equal(p, found[-1][name]) for name, p in seen.model.named_parameters())
+
+    def doubled(parameters: Any, h: Strengths, rng: torch.Generator) -> dict[str, Tensor]:
+        return {name: 2 * p for name, p in parameters.items()}
+
+    task = Blobs()
+    records = {
+        "last": record(parameter=doubled, evaluated=True),
+        "noise": record(parameter=doubled),
+        "probe": record(learn=learn, loss_output=lambda seen, h, rng: 0 * seen.outputs.mean(1)),
+    }
+    list(train(task, records, constant(probe=1.0), ONE_STEP, 0))
+    for name, weight in weights(task.models[0]).items():
+        assert torch.equal(found[0][name], 2 * weight)
+
+
 def test_the_beginning_shows_the_start_and_draws_nothing_of_the_run() -> None:
     starts: list[dict[str, Tensor]] = []
     inputs: list[list[Tensor]] = []
