@@ -13,7 +13,7 @@ from search_spaces.errors import HpoError
 
 @dataclass
 class Seen:
-    """What has been seen in a pass so far; the last of each counts."""
+    """What has been seen in a pass so far, of the last call of the model."""
 
     outputs: Tensor | None = None
     features: Tensor | None = None
@@ -29,8 +29,10 @@ class Watch:
 
     def attach(self) -> list[Callable[[], None]]:
         """Puts hooks on the model; gives back what takes them off."""
+        # First of all: the model may be a linear layer itself.
+        undo = [self._model.register_forward_pre_hook(self._called).remove]
         linear = [m for m in self._model.modules() if isinstance(m, nn.Linear)]
-        undo = [m.register_forward_pre_hook(self._given).remove for m in linear]
+        undo += [m.register_forward_pre_hook(self._given).remove for m in linear]
         return [*undo, self._model.register_forward_hook(self._put_out).remove]
 
     @contextmanager
@@ -47,6 +49,11 @@ class Watch:
             self._seen = outer
             if attention is not None:
                 attention.collect = before
+
+    def _called(self, *_: Any) -> None:
+        if self._seen is not None:
+            self._seen.features = None
+            self._seen.attention.clear()
 
     def _given(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if self._seen is not None and inputs and isinstance(inputs[0], Tensor):
