@@ -18,10 +18,14 @@ from objectives.training.loop import train
 from objectives.training.measurement import Measurement
 from objectives.training.options import Training
 from objectives.training.state import restored_model
+from objectives.training.tuner import Follow
+from search_spaces.augmentation.judging import resting
 from search_spaces.domains import Float
 from search_spaces.errors import HpoError
 from search_spaces.passes import Beginning, Pass
 from search_spaces.regularizer import Batch, Regularizer, Strengths, spread
+from search_spaces.schedule import Schedule, Track
+from search_spaces.space import SearchSpace
 
 KNOBS = {"probe": Float(0.0, 10.0, start=1.0, off=0.0)}
 ONE_STEP = Training(steps=1, optimizer="sgd", learning_rate=0.5, learning_rate_schedule="constant")
@@ -181,6 +185,17 @@ def test_the_weights_of_attention_are_shown_and_the_model_does_not_notice() -> N
     seen_by(watched, attends=True)
     for one, other in zip(*(weights(t.models[0]).values() for t in (plain, watched)), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_of_several_calls_of_the_model_the_last_one_is_shown_alone() -> None:
+    class Twice(Attending):
+        def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+            model(batch.inputs[:3])
+            return super().loss(model, batch)
+
+    (seen,) = seen_by(Twice(), attends=True)
+    (attention,) = seen.attention
+    assert len(attention) == len(seen.outputs) == len(seen.embedding("probe")) == 10
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -372,6 +387,15 @@ def test_ascent_of_some_rows_leaves_the_gradient_of_the_others_where_it_was() ->
     assert not torch.allclose(some["0.weight"], plain["0.weight"])
 
 
+def test_an_ascent_of_a_loss_without_gradient_is_refused_with_a_sentence() -> None:
+    class Constant(Blobs):
+        def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+            return super().loss(model, batch).detach()
+
+    with pytest.raises(HpoError, match="the loss has no gradient"):
+        trained(Constant(), record(ascent=uphill), training=ONE_STEP)
+
+
 def test_weights_made_from_what_is_trained_hold_in_evaluation_and_are_saved(tmp_path: Path) -> None:
     def halved(parameters: Any, h: Strengths, rng: torch.Generator) -> dict[str, Tensor]:
         return {name: p / (1 + h["probe"]) for name, p in parameters.items()}
@@ -392,6 +416,32 @@ def test_weights_made_from_what_is_trained_hold_in_evaluation_and_are_saved(tmp_
     restored = restored_model(task, path).eval()
     torch.testing.assert_close(restored(inputs), model(inputs))
     assert all(torch.equal(w, start[name]) for name, w in weights(task.models[0]).items())
+
+
+def test_a_resumed_run_judges_by_the_weights_of_the_evaluation_before(tmp_path: Path) -> None:
+    def divided(parameters: Any, h: Strengths, rng: torch.Generator) -> dict[str, Tensor]:
+        return {name: p / (1 + h["divided"]) for name, p in parameters.items()}
+
+    def judged(model: nn.Module, batch: Batch, h: Strengths, rng: torch.Generator) -> Batch:
+        with resting(model), torch.no_grad():
+            return batch._replace(inputs=batch.inputs * model(batch.inputs).exp().mean())
+
+    knobs = {"divided": KNOBS["probe"]}
+    records = {
+        "divided": Regularizer(knobs, parameter=divided, evaluated=True),
+        "probe": record(batch=judged, remember=lambda begun: begun.model),
+    }
+    rising = Schedule(SearchSpace(knobs), {"divided": Track("linear", (0.0, 1.0), (0.0, 9.0))})
+
+    def begun(**given: Any) -> Any:
+        follow = Follow(rising.pin(KNOBS, {"probe": 1.0}))
+        return train(Blobs(), records, follow, SHORT, 0, **given)
+
+    whole, path = numbers(list(begun())), tmp_path / "c.pt"
+    run = begun(checkpoint=path, checkpoint_seconds=0)
+    next(run), next(run)
+    run.close()
+    assert numbers(list(begun(checkpoint=path))) == whole
 
 
 def test_a_model_that_shows_no_outputs_is_refused_with_a_sentence() -> None:

@@ -96,6 +96,16 @@ def checked_loss(loss: object, rows: int, task: object) -> Tensor:
     return loss
 
 
+def require_gradient(loss: Tensor, task: object) -> None:
+    """HpoError if a loss cannot be differentiated."""
+    if not loss.requires_grad:
+        raise HpoError(
+            f"objective {task_name(task)}: the loss has no gradient",
+            hint="loss must be computed from model(batch.inputs) without detach or item",
+            code="bad-loss",
+        )
+
+
 def _bad_loss(task: object, found: str) -> HpoError:
     return HpoError(
         f"objective {task_name(task)}: loss {found}",
