@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from toy_tasks import SHORT, Blobs, constant, numbers, weights
 
+from hpo.bilevel.stn.options import SelfTuningOptions
+from hpo.bilevel.stn.selftuning import SelfTuning
 from objectives import Branch
 from objectives.training.loop import train
 from objectives.training.measurement import Measurement
@@ -157,6 +159,26 @@ def test_one_number_for_the_batch_adds_to_the_mean() -> None:
     (added,) = trained(Blobs(), record(loss_batch=constant_loss), 3.0, flat)
     gap = added.metrics["train_loss"] - without.metrics["train_loss"]
     assert gap == pytest.approx(3.0, abs=1e-5)
+
+
+def test_the_outputs_are_those_that_self_tuning_layers_answered() -> None:
+    outputs: list[Tensor] = []
+
+    class Straight(Blobs):
+        def model(self, seed: int) -> nn.Module:
+            return nn.Linear(4, 3)
+
+        def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+            outputs.append(model(batch.inputs))
+            return functional.cross_entropy(outputs[-1], batch.targets, reduction="none")
+
+    def look(seen: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
+        assert seen.outputs is outputs[-1]
+        return spread(h["probe"], seen.outputs[:, 0]) * seen.outputs.mean(1)
+
+    records = {"probe": record(loss_output=look)}
+    tuner = SelfTuning(dict(KNOBS), records, {"probe": 1.0}, SelfTuningOptions())
+    assert len(list(train(Straight(), records, tuner, SHORT, 0))) == SHORT.evaluations
 
 
 def test_passes_beside_leave_the_averages_of_norms_alone() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from objectives.training.attention import Attention
 from search_spaces.errors import HpoError
@@ -26,6 +27,7 @@ class Watch:
     def __init__(self, model: nn.Module, attention: Attention | None) -> None:
         self._model, self._attention = model, attention
         self._seen: Seen | None = None
+        self._last: RemovableHandle | None = None  # of the hook on what the model puts out
 
     def attach(self) -> list[Callable[[], None]]:
         """Puts hooks on the model; gives back what takes them off."""
@@ -33,11 +35,15 @@ class Watch:
         undo = [self._model.register_forward_pre_hook(self._called).remove]
         linear = [m for m in self._model.modules() if isinstance(m, nn.Linear)]
         undo += [m.register_forward_pre_hook(self._given).remove for m in linear]
-        return [*undo, self._model.register_forward_hook(self._put_out).remove]
+        self._last = self._model.register_forward_hook(self._put_out)
+        return [*undo, self._last.remove]
 
     @contextmanager
     def watching(self) -> Iterator[Seen]:
         """Within it passes of the model are noted."""
+        if self._last is not None:  # behind hooks that have come since, which change the outputs
+            hooks = self._model._forward_hooks
+            hooks[self._last.id] = hooks.pop(self._last.id)
         outer, self._seen = self._seen, Seen()
         attention = self._attention
         before = None if attention is None else attention.collect
