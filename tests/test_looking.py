@@ -21,9 +21,9 @@ from objectives.training.measurement import Measurement
 from objectives.training.options import Training
 from objectives.training.state import restored_model
 from objectives.training.tuner import Follow
-from search_spaces.augmentation.judging import resting
 from search_spaces.domains import Float
 from search_spaces.errors import HpoError
+from search_spaces.evaluating import evaluating
 from search_spaces.passes import Beginning, Pass
 from search_spaces.regularizer import Batch, Regularizer, Strengths, spread
 from search_spaces.schedule import Schedule, Track
@@ -445,7 +445,7 @@ def test_a_resumed_run_judges_by_the_weights_of_the_evaluation_before(tmp_path: 
         return {name: p / (1 + h["divided"]) for name, p in parameters.items()}
 
     def judged(model: nn.Module, batch: Batch, h: Strengths, rng: torch.Generator) -> Batch:
-        with resting(model), torch.no_grad():
+        with evaluating(model), torch.no_grad():
             return batch._replace(inputs=batch.inputs * model(batch.inputs).exp().mean())
 
     knobs = {"divided": KNOBS["probe"]}

@@ -12,22 +12,11 @@ from objectives.training.measurement import is_diagnostic
 from objectives.training.stream import as_batch, empty_split, one_pass
 from objectives.training.task import Task, classes_of, splits_of, task_name
 from search_spaces.errors import HpoError
+from search_spaces.evaluating import evaluating
 from search_spaces.regularizer import Batch
 
 # What a model's metrics add up to over the examples of a batch, in double precision on the CPU.
 Sums: TypeAlias = Mapping[str, Tensor]
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards each module is in the mode it was in before."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def evaluate(
