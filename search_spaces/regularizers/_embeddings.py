@@ -73,3 +73,9 @@ def squared_distances(rows: Tensor) -> Tensor:
     lengths = centred.square().sum(1)
     squares = lengths[:, None] + lengths[None, :] - 2 * centred @ centred.T
     return off_diagonal(squares.clamp(min=0))
+
+
+def doubly_centred(matrix: Tensor) -> Tensor:
+    """A symmetric matrix (B, B) with the means of its rows and of its columns taken out."""
+    means = matrix.mean(0)
+    return matrix - means[:, None] - means[None, :] + matrix.mean()
