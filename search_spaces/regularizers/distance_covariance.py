@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from search_spaces.domains import Float
 from search_spaces.errors import HpoError
 from search_spaces.regularizer import Regularizer, Strengths
-from search_spaces.regularizers._embeddings import doubly_centred, one, squared_distances
+from search_spaces.regularizers._embeddings import doubly_centred, embedded, one, squared_distances
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +61,7 @@ def term(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     """
     protected = getattr(p.model, "protected", None)
     if not callable(protected):
-        rows = p.embedding("distance_covariance")
+        rows = embedded(p, "distance_covariance")
         return one(h["distance_covariance"], rows) * dependence(rows[:, ::2], rows[:, 1::2])
     found = protected(p.raw.inputs).detach()
     if found.ndim == 0 or len(found) != len(p.outputs):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from search_spaces.domains import Float
 from search_spaces.regularizer import Regularizer, Strengths, real
-from search_spaces.regularizers._embeddings import doubly_centred, one, squared_distances
+from search_spaces.regularizers._embeddings import doubly_centred, embedded, one, squared_distances
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +44,7 @@ def term(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
 
     The HSIC bottleneck (Ma, Lewis and Kleijn 2020) at the input of the last linear layer.
     """
-    features = p.embedding("hsic")
+    features = embedded(p, "hsic")
     inputs = real(p.batch.inputs, "hsic, which measures distances of inputs,").detach()
     width = one(h["hsic_width"], features)
     rows = inputs.flatten(1) if inputs.ndim > 1 else inputs[:, None]
