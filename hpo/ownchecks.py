@@ -14,8 +14,9 @@ from hpo.bilevel.gates.unseen import noting_blind, unseen_dropout
 from hpo.bilevel.gates.unsuited import refuse_unsuited
 from hpo.bilevel.ownloop.ownloop import Loss, OwnLoop, Validation
 from hpo.bilevel.stn.options import SelfTuningOptions
-from objectives.training.evaluation import checked_loss, evaluating
+from objectives.training.evaluation import checked_loss
 from search_spaces.errors import HpoError
+from search_spaces.evaluating import evaluating
 from search_spaces.regularizer import Batch, Regularizer
 
 _tuned: WeakSet[nn.Module] = WeakSet()  # by tuners that are open

@@ -15,6 +15,7 @@ from torch import Tensor
 from search_spaces import Batch, catalogue, plugins
 from search_spaces.augmentation.operation import Operation, as_regularizer
 from search_spaces.augmentation.split import Split
+from search_spaces.augmentation.values import Range
 from search_spaces.augmentation.warps import Affine, matrix, warped
 
 
@@ -273,6 +274,20 @@ def test_posterise_and_solarise_have_a_gradient_and_no_amount_of_zero_bits() -> 
         assert (gradient != 0).all()
     assert load("posterise").knob.high <= 7, "one bit is left"
     assert len(changed("posterise", images, 7.0).unique()) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", plugins.names(catalogue.OPERATIONS))
+def test_images_in_half_precision_stay_in_it(name: str, dtype: torch.dtype) -> None:
+    operation = load(name)
+    if operation.kind != "image":
+        pytest.skip("not for images")
+    record, images = as_regularizer(name, operation), photographs().to(dtype)
+    assert record.batch is not None
+    known = () if record.remember is None else (Range(0.0, 1.0),)
+    batch, h = Batch(images, torch.zeros(len(images))), {f"augment.{name}": operation.full}
+    found = record.batch(*known, batch, h, torch.Generator().manual_seed(0)).inputs
+    assert found.dtype == dtype and found.isfinite().all() and not torch.equal(found, images)
 
 
 def test_rotate_and_translate_work_for_many_models_at_once() -> None:

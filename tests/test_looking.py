@@ -13,15 +13,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 from toy_tasks import SHORT, Blobs, constant, numbers, weights
 
+from hpo.bilevel.stn.options import SelfTuningOptions
+from hpo.bilevel.stn.selftuning import SelfTuning
 from objectives import Branch
 from objectives.training.loop import train
 from objectives.training.measurement import Measurement
 from objectives.training.options import Training
 from objectives.training.state import restored_model
+from objectives.training.tuner import Follow
 from search_spaces.domains import Float
 from search_spaces.errors import HpoError
+from search_spaces.evaluating import evaluating
 from search_spaces.passes import Beginning, Pass
 from search_spaces.regularizer import Batch, Regularizer, Strengths, spread
+from search_spaces.schedule import Schedule, Track
+from search_spaces.space import SearchSpace
 
 KNOBS = {"probe": Float(0.0, 10.0, start=1.0, off=0.0)}
 ONE_STEP = Training(steps=1, optimizer="sgd", learning_rate=0.5, learning_rate_schedule="constant")
@@ -155,6 +161,26 @@ def test_one_number_for_the_batch_adds_to_the_mean() -> None:
     assert gap == pytest.approx(3.0, abs=1e-5)
 
 
+def test_the_outputs_are_those_that_self_tuning_layers_answered() -> None:
+    outputs: list[Tensor] = []
+
+    class Straight(Blobs):
+        def model(self, seed: int) -> nn.Module:
+            return nn.Linear(4, 3)
+
+        def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+            outputs.append(model(batch.inputs))
+            return functional.cross_entropy(outputs[-1], batch.targets, reduction="none")
+
+    def look(seen: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
+        assert seen.outputs is outputs[-1]
+        return spread(h["probe"], seen.outputs[:, 0]) * seen.outputs.mean(1)
+
+    records = {"probe": record(loss_output=look)}
+    tuner = SelfTuning(dict(KNOBS), records, {"probe": 1.0}, SelfTuningOptions())
+    assert len(list(train(Straight(), records, tuner, SHORT, 0))) == SHORT.evaluations
+
+
 def test_passes_beside_leave_the_averages_of_norms_alone() -> None:
     def look(seen: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
         norm = seen.model[1]  # type: ignore[index]
@@ -181,6 +207,17 @@ def test_the_weights_of_attention_are_shown_and_the_model_does_not_notice() -> N
     seen_by(watched, attends=True)
     for one, other in zip(*(weights(t.models[0]).values() for t in (plain, watched)), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_of_several_calls_of_the_model_the_last_one_is_shown_alone() -> None:
+    class Twice(Attending):
+        def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+            model(batch.inputs[:3])
+            return super().loss(model, batch)
+
+    (seen,) = seen_by(Twice(), attends=True)
+    (attention,) = seen.attention
+    assert len(attention) == len(seen.outputs) == len(seen.embedding("probe")) == 10
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -263,6 +300,28 @@ def test_what_is_remembered_changes_after_steps_alone_and_is_resumed(tmp_path: P
     resumed = trained(Blobs(), counting(counters), checkpoint=path)
     assert numbers(resumed) == numbers(whole)
     assert counters[-1].examples == counters[0].examples
+
+
+def test_who_learns_sees_the_weights_of_an_evaluation_without_noise_on_them() -> None:
+    found: list[dict[str, Tensor]] = []
+
+    def learn(seen: Pass, h: Strengths, rng: torch.Generator) -> None:
+        found.append({name: p.detach().clone() for name, p in seen.model.named_parameters()})
+        seen.again(seen.batch.inputs)
+        assert all(torch.equal(p, found[-1][name]) for name, p in seen.model.named_parameters())
+
+    def doubled(parameters: Any, h: Strengths, rng: torch.Generator) -> dict[str, Tensor]:
+        return {name: 2 * p for name, p in parameters.items()}
+
+    task = Blobs()
+    records = {
+        "last": record(parameter=doubled, evaluated=True),
+        "noise": record(parameter=doubled),
+        "probe": record(learn=learn, loss_output=lambda seen, h, rng: 0 * seen.outputs.mean(1)),
+    }
+    list(train(task, records, constant(probe=1.0), ONE_STEP, 0))
+    for name, weight in weights(task.models[0]).items():
+        assert torch.equal(found[0][name], 2 * weight)
 
 
 def test_the_beginning_shows_the_start_and_draws_nothing_of_the_run() -> None:
@@ -350,6 +409,15 @@ def test_ascent_of_some_rows_leaves_the_gradient_of_the_others_where_it_was() ->
     assert not torch.allclose(some["0.weight"], plain["0.weight"])
 
 
+def test_an_ascent_of_a_loss_without_gradient_is_refused_with_a_sentence() -> None:
+    class Constant(Blobs):
+        def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+            return super().loss(model, batch).detach()
+
+    with pytest.raises(HpoError, match="the loss has no gradient"):
+        trained(Constant(), record(ascent=uphill), training=ONE_STEP)
+
+
 def test_weights_made_from_what_is_trained_hold_in_evaluation_and_are_saved(tmp_path: Path) -> None:
     def halved(parameters: Any, h: Strengths, rng: torch.Generator) -> dict[str, Tensor]:
         return {name: p / (1 + h["probe"]) for name, p in parameters.items()}
@@ -370,6 +438,32 @@ def test_weights_made_from_what_is_trained_hold_in_evaluation_and_are_saved(tmp_
     restored = restored_model(task, path).eval()
     torch.testing.assert_close(restored(inputs), model(inputs))
     assert all(torch.equal(w, start[name]) for name, w in weights(task.models[0]).items())
+
+
+def test_a_resumed_run_judges_by_the_weights_of_the_evaluation_before(tmp_path: Path) -> None:
+    def divided(parameters: Any, h: Strengths, rng: torch.Generator) -> dict[str, Tensor]:
+        return {name: p / (1 + h["divided"]) for name, p in parameters.items()}
+
+    def judged(model: nn.Module, batch: Batch, h: Strengths, rng: torch.Generator) -> Batch:
+        with evaluating(model), torch.no_grad():
+            return batch._replace(inputs=batch.inputs * model(batch.inputs).exp().mean())
+
+    knobs = {"divided": KNOBS["probe"]}
+    records = {
+        "divided": Regularizer(knobs, parameter=divided, evaluated=True),
+        "probe": record(batch=judged, remember=lambda begun: begun.model),
+    }
+    rising = Schedule(SearchSpace(knobs), {"divided": Track("linear", (0.0, 1.0), (0.0, 9.0))})
+
+    def begun(**given: Any) -> Any:
+        follow = Follow(rising.pin(KNOBS, {"probe": 1.0}))
+        return train(Blobs(), records, follow, SHORT, 0, **given)
+
+    whole, path = numbers(list(begun())), tmp_path / "c.pt"
+    run = begun(checkpoint=path, checkpoint_seconds=0)
+    next(run), next(run)
+    run.close()
+    assert numbers(list(begun(checkpoint=path))) == whole
 
 
 def test_a_model_that_shows_no_outputs_is_refused_with_a_sentence() -> None:

@@ -527,3 +527,26 @@ def test_squared_distances_are_those_of_all_pairs_far_from_the_origin_too() -> N
     found = _embeddings.squared_distances(rows)
     torch.testing.assert_close(found, torch.cdist(rows, rows).square(), rtol=1e-3, atol=1e-3)
     assert bool((found.diagonal() == 0).all()) and bool((found >= 0).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_in_half_precision_has_its_term_too(name: str, dtype: torch.dtype) -> None:
+    lower, upper = (part.to(dtype) for part in (nn.Linear(6, 5), nn.Linear(5, 3)))
+    inputs = torch.randn(12, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
+    batch = Batch(inputs, torch.arange(12) % 3)
+
+    def again(x: Tensor) -> Tensor:
+        result: Tensor = upper(lower(x).tanh())
+        return result
+
+    seen = Pass(
+        upper, batch, batch, again(inputs), again, lower, lambda: batch, features=lower(inputs)
+    )
+    record = load(name)
+    assert record.loss_batch is not None
+    h = {knob: domain.start_value() for knob, domain in record.knobs.items()}
+    value = record.loss_batch(seen, h, torch.Generator().manual_seed(0))
+    value.backward()
+    assert value.isfinite()
+    assert lower.weight.grad is not None and lower.weight.grad.isfinite().all()

@@ -377,6 +377,19 @@ def test_spectral_and_nuclear_are_those_of_numpy_and_their_gradients_too(
     torch.testing.assert_close(gradient(nuclear, weight), polar)
 
 
+@pytest.mark.parametrize("name", ["spectral", "nuclear"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_of_weights_past_measuring_a_decomposition_is_nan_and_no_error(
+    name: str, bad: float
+) -> None:
+    penalty = regularizers(name)[name].penalty
+    assert penalty is not None
+    weight = torch.ones(3, 4)
+    weight[1, 2] = bad
+    start = {k: d.start_value() for k, d in regularizers(name)[name].knobs.items()}
+    assert penalty({"w": weight}, start).isnan()
+
+
 def test_spectral_lies_between_the_mean_and_the_sum_of_squared_singular_values() -> None:
     weight = drawn(6, 9)
     whole = float(penalty("l2", {"w": weight}, {"l2": 1.0}))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from objectives.training.evaluation import require_gradient
 from objectives.training.watch import averages_kept
 from search_spaces.errors import HpoError
 from search_spaces.regularizer import Batch
@@ -24,20 +25,16 @@ def backward_uphill(run: "Run", batch: Batch, knobs: Mapping[str, Any]) -> tuple
     """
     draws = run.noise.get_state(), run.streams.now()
     losses, added = run.regularization.loss(run.model, batch, knobs)
+    require_gradient(losses, run.task)
     rows = _rows(run, batch, losses, knobs)
     uphill, rest = _split(losses, rows)
     penalty = run.regularization.penalty(run.effective(), knobs)
     for part in (added, penalty):
         if part is not None:
             rest = part if rest is None else rest + part
-    parameters = list(run.parameters.values())
-    grads = torch.autograd.grad(uphill, parameters, retain_graph=True, allow_unused=True)
+    gradients = _gradients(uphill, run.parameters)
     if rest is not None and rest.requires_grad:
         rest.backward()  # type: ignore[no-untyped-call]
-    gradients = {
-        name: torch.zeros_like(p) if grad is None else grad
-        for (name, p), grad in zip(run.parameters.items(), grads, strict=True)
-    }
     with torch.no_grad():
         start = {name: p.detach().clone() for name, p in run.parameters.items()}
         shifted = run.regularization.ascent(start, gradients, knobs)
@@ -56,6 +53,15 @@ def backward_uphill(run: "Run", batch: Batch, knobs: Mapping[str, Any]) -> tuple
         run.streams.rewind(after[1])
     mean = losses.mean() if added is None else losses.mean() + added
     return mean, mean if penalty is None else mean + penalty
+
+
+def _gradients(loss: Tensor, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The gradient of a loss whose graph is still needed, by name; zero where it has none."""
+    grads = torch.autograd.grad(
+        loss, list(parameters.values()), retain_graph=True, allow_unused=True
+    )
+    pairs = zip(parameters.items(), grads, strict=True)
+    return {name: torch.zeros_like(p) if grad is None else grad for (name, p), grad in pairs}
 
 
 def _rows(run: "Run", batch: Batch, losses: Tensor, knobs: Mapping[str, Any]) -> Tensor | None:

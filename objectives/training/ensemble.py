@@ -13,11 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from objectives.training.evaluation import averages, batch_sums, evaluating, held_out_splits
+from objectives.training.evaluation import (
+    averages,
+    batch_sums,
+    held_out_splits,
+    require_gradient,
+)
 from objectives.training.optimizers import build_optimizer
-from objectives.training.state import Run, require_gradient
+from objectives.training.state import Run
 from objectives.training.task import classes_of
 from objectives.training.tuner import Follow
+from search_spaces.evaluating import evaluating
 from search_spaces.regularizer import Batch
 
 # A parameter, buffer or knob of all members, by its name; the first dimension counts them.

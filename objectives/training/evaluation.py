@@ -12,22 +12,11 @@ from objectives.training.measurement import is_diagnostic
 from objectives.training.stream import as_batch, empty_split, one_pass
 from objectives.training.task import Task, classes_of, splits_of, task_name
 from search_spaces.errors import HpoError
+from search_spaces.evaluating import evaluating
 from search_spaces.regularizer import Batch
 
 # What a model's metrics add up to over the examples of a batch, in double precision on the CPU.
 Sums: TypeAlias = Mapping[str, Tensor]
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards each module is in the mode it was in before."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def evaluate(
@@ -94,6 +83,16 @@ def checked_loss(loss: object, rows: int, task: object) -> Tensor:
     if loss.ndim > 1 or (loss.ndim == 1 and len(loss) not in (1, rows)):
         raise _bad_loss(task, f"gave shape {tuple(loss.shape)} for a batch of {rows}")
     return loss
+
+
+def require_gradient(loss: Tensor, task: object) -> None:
+    """HpoError if a loss cannot be differentiated."""
+    if not loss.requires_grad:
+        raise HpoError(
+            f"objective {task_name(task)}: the loss has no gradient",
+            hint="loss must be computed from model(batch.inputs) without detach or item",
+            code="bad-loss",
+        )
 
 
 def _bad_loss(task: object, found: str) -> HpoError:

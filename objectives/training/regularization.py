@@ -181,12 +181,15 @@ class Regularization:
         return self._looking.taken()
 
     def learn(self, passed: Pass | None, knobs: Knobs) -> None:
-        """Lets regularizers learn from a pass, after the step that it led to."""
+        """Lets regularizers learn from a pass, after the step that it led to. The model has the
+        weights of an evaluation then: what noise made of them is not to be remembered."""
         if passed is None:
             return
-        self.in_force(knobs)
+        knobs = self._all(knobs)
+        self._weights.use_lasting(knobs)
+        self._sites.in_force = knobs
         try:
-            self._looking.learn(passed, self._all(knobs))
+            self._looking.learn(passed, knobs)
         finally:
             self.in_force(None)
 

@@ -31,14 +31,21 @@ class Reparametrisation:
         self._lasting = [r for r in self._changing if r.evaluated]
         self._stand_ins = StandIns(model)
         self._rest: Knobs = {}
-        self._training = False
+        self._held = False  # what stands in stays until `use` says otherwise
 
     def use(self, knobs: Knobs | None) -> None:
         """Lets the modules read what holds in a pass of training; None: their parameters again."""
         if not self._changing:
             return
-        self._training = knobs is not None
+        self._held = knobs is not None
         self._stand_ins.use({} if knobs is None else self._made(self._changing, knobs))
+
+    def use_lasting(self, knobs: Knobs) -> None:
+        """Lets the modules read what an evaluation under these knobs reads, until `use`."""
+        if not self._changing:
+            return
+        self._held = True
+        self._stand_ins.use(self._made(self._lasting, knobs))
 
     def rest_at(self, knobs: Knobs) -> None:
         """Says which knobs hold in passes that are not of training."""
@@ -75,9 +82,9 @@ class Reparametrisation:
         return parameters
 
     def _before(self, *_: Any) -> None:
-        if not self._training:
+        if not self._held:
             self._stand_ins.use(self._made(self._lasting, self._rest))
 
     def _after(self, *_: Any) -> None:
-        if not self._training:
+        if not self._held:
             self._stand_ins.remove()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from objectives.training import checkpoint as checkpoints
 from objectives.training.ascent import backward_uphill
 from objectives.training.beginning import beginning
+from objectives.training.evaluation import require_gradient
 from objectives.training.optimizers import build_optimizer, set_rate
 from objectives.training.options import Training
 from objectives.training.randomness import GlobalStreams, derived_seed, packed, unpacked
@@ -187,18 +188,9 @@ class Run:
             stream.load_state_dict(state["batches"][split])
         self.noise.set_state(state["noise"])
         self.regularization.load_state_dict(state["regularization"])
+        self.regularization.rest_at(self.tuner.point(self.step / self.training.steps))
         # Last: walking through the batches has drawn from the global generators.
         self.streams.rewind(unpacked(state["globals"]))
-
-
-def require_gradient(loss: Tensor, task: Task) -> None:
-    """HpoError if a loss cannot be differentiated."""
-    if not loss.requires_grad:
-        raise HpoError(
-            f"objective {task_name(task)}: the loss has no gradient",
-            hint="loss must be computed from model(batch.inputs) without detach or item",
-            code="bad-loss",
-        )
 
 
 def clip(parameters: Iterable[Tensor], most: float) -> Tensor:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from objectives.training.attention import Attention
 from search_spaces.errors import HpoError
@@ -13,7 +14,7 @@ from search_spaces.errors import HpoError
 
 @dataclass
 class Seen:
-    """What has been seen in a pass so far; the last of each counts."""
+    """What has been seen in a pass so far, of the last call of the model."""
 
     outputs: Tensor | None = None
     features: Tensor | None = None
@@ -26,16 +27,23 @@ class Watch:
     def __init__(self, model: nn.Module, attention: Attention | None) -> None:
         self._model, self._attention = model, attention
         self._seen: Seen | None = None
+        self._last: RemovableHandle | None = None  # of the hook on what the model puts out
 
     def attach(self) -> list[Callable[[], None]]:
         """Puts hooks on the model; gives back what takes them off."""
+        # First of all: the model may be a linear layer itself.
+        undo = [self._model.register_forward_pre_hook(self._called).remove]
         linear = [m for m in self._model.modules() if isinstance(m, nn.Linear)]
-        undo = [m.register_forward_pre_hook(self._given).remove for m in linear]
-        return [*undo, self._model.register_forward_hook(self._put_out).remove]
+        undo += [m.register_forward_pre_hook(self._given).remove for m in linear]
+        self._last = self._model.register_forward_hook(self._put_out)
+        return [*undo, self._last.remove]
 
     @contextmanager
     def watching(self) -> Iterator[Seen]:
         """Within it passes of the model are noted."""
+        if self._last is not None:  # behind hooks that have come since, which change the outputs
+            hooks = self._model._forward_hooks
+            hooks[self._last.id] = hooks.pop(self._last.id)
         outer, self._seen = self._seen, Seen()
         attention = self._attention
         before = None if attention is None else attention.collect
@@ -47,6 +55,11 @@ class Watch:
             self._seen = outer
             if attention is not None:
                 attention.collect = before
+
+    def _called(self, *_: Any) -> None:
+        if self._seen is not None:
+            self._seen.features = None
+            self._seen.attention.clear()
 
     def _given(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         if self._seen is not None and inputs and isinstance(inputs[0], Tensor):

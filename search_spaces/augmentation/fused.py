@@ -35,9 +35,8 @@ def fused(
     for operation, amount in zip(operations, columns, strict=True):
         change = operation.apply
         if isinstance(change, Affine):
-            for index, weight in enumerate(change.weights):
-                if weight:
-                    parts[index] = _plus(parts[index], amount if weight == 1 else weight * amount)
+            pairs = zip(parts, change.weights, strict=True)
+            parts = [_plus(part, amount, weight) for part, weight in pairs]
         elif isinstance(change, Linear):
             tones.append((change, amount))
         else:
@@ -59,6 +58,9 @@ def fused(
     return toned(images) if values == UNIT else scaled(images, values, toned)
 
 
-def _plus(part: Tensor | float, amount: Tensor) -> Tensor:
-    """The sum; no addition, which the gradient would have to pass, if there is nothing yet."""
-    return amount if isinstance(part, float) else part + amount
+def _plus(part: Tensor | float, amount: Tensor, weight: float) -> Tensor | float:
+    """part + weight * amount; nothing that the gradient would have to pass in vain."""
+    if not weight:
+        return part
+    more = amount if weight == 1 else weight * amount
+    return more if isinstance(part, float) else part + more

@@ -1,10 +1,11 @@
-"""The shape that what changes images needs."""
+"""Images: the shape they need to have, and how much a box covers of their pixels."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from search_spaces.errors import HpoError
+from search_spaces.regularizer import real
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,10 +21,13 @@ def images(inputs: Tensor, user: str) -> Tensor:
             "inputs.unsqueeze(1); for other inputs leave its knobs out",
             code="bad-batch",
         )
-    if not inputs.is_floating_point():
-        raise HpoError(
-            f"{user} needs floating-point numbers, found {inputs.dtype}",
-            hint="let batches() return .float() tensors, or leave its knobs out",
-            code="bad-batch",
-        )
-    return inputs
+    return real(inputs, user)
+
+
+def covered(centre: Tensor, side: Tensor, length: int) -> Tensor:
+    """How much of each of `length` pixels lies within half a side of the centre, (B, length)."""
+    import torch
+
+    pixels = torch.arange(length, device=centre.device)
+    first, last = (centre - side / 2)[:, None], (centre + side / 2)[:, None]
+    return (last.minimum(pixels + 1) - first.maximum(pixels)).clamp(min=0)

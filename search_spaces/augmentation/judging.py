@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from search_spaces.augmentation.values import Range
 from search_spaces.errors import HpoError
+from search_spaces.evaluating import evaluating
 from search_spaces.regularizer import Batch
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Judge:
 
     def losses(self, batch: Batch, policy: str) -> Tensor:
         """The loss of each example (B,), with dropout at rest and norms that do not learn."""
-        with resting(self.model):
+        with evaluating(self.model):
             found = self.of(self.model, batch)
         if found.shape != (len(batch.targets),):
             raise HpoError(
@@ -42,15 +42,3 @@ class Judge:
                 code="bad-loss",
             )
         return found
-
-
-@contextmanager
-def resting(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode for a while; every module goes back to the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from search_spaces.regularizer import Strength, spread
+from search_spaces.regularizers._nearby import like
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,8 +28,6 @@ def reached(logits: Tensor, threshold: Strength) -> Tensor:
     mean over examples is a kernel estimate of how the mean moves with the threshold.
     """
     import torch
-
-    from search_spaces.regularizers._nearby import like
 
     confidence = logits.softmax(dim=1).amax(dim=1)
     level = like(spread(threshold, confidence), confidence)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from search_spaces.regularizer import Strength, normal_like, pooled
+from search_spaces.regularizers._matrices import precise
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +32,12 @@ def second_view(p: Pass, rng: torch.Generator) -> Tensor:
 
 def two_views(p: Pass, user: str, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """The embeddings (B, D) of the batch as the model saw it, and of a second view of it."""
-    first = p.embedding(user)
-    return first, p.embed(second_view(p, rng))
+    return embedded(p, user), precise(p.embed(second_view(p, rng)))
+
+
+def embedded(p: Pass, user: str) -> Tensor:
+    """The embedding (B, D) in single precision at least, which moments and factors need."""
+    return precise(p.embedding(user))
 
 
 def one(strength: Strength, like: Tensor) -> Tensor:
@@ -73,3 +78,9 @@ def squared_distances(rows: Tensor) -> Tensor:
     lengths = centred.square().sum(1)
     squares = lengths[:, None] + lengths[None, :] - 2 * centred @ centred.T
     return off_diagonal(squares.clamp(min=0))
+
+
+def doubly_centred(matrix: Tensor) -> Tensor:
+    """A symmetric matrix (B, B) with the means of its rows and of its columns taken out."""
+    means = matrix.mean(0)
+    return matrix - means[:, None] - means[None, :] + matrix.mean()

@@ -38,6 +38,21 @@ def lengths(vectors: Tensor) -> Tensor:
     return torch.where(zero, 1.0, squares).sqrt().masked_fill(zero, 0.0)
 
 
+def finite(matrix: Tensor) -> Tensor:
+    """The matrix itself, or zeros if an entry is not finite: decompositions raise an error then,
+    and a run that diverges is to end by its loss. See `unknown`."""
+    import torch
+
+    return torch.where(matrix.isfinite().all(), matrix, 0.0)
+
+
+def unknown(matrix: Tensor) -> Tensor:
+    """Zero, or nan if an entry of the matrix is not finite."""
+    import torch
+
+    return torch.where(matrix.isfinite().all(), 0.0, torch.nan).to(matrix)
+
+
 def smallest(sizes: Tensor, share: Strength) -> Tensor:
     """How far each entry belongs to the smallest `share` of a vector: 1, 0, or between for one.
 

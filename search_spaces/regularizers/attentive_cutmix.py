@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from search_spaces.augmentation.images import images
-from search_spaces.augmentation.judging import resting
 from search_spaces.domains import Float, Int
 from search_spaces.errors import HpoError
+from search_spaces.evaluating import evaluating
 from search_spaces.regularizer import Batch, Regularizer, Strengths, real, spread, uniform
 from search_spaces.regularizers.cutmix import pasted
 
@@ -66,7 +66,7 @@ def _attention(model: nn.Module, inputs: Tensor, cells: tuple[int, int]) -> Tens
 
     hooks = [m.register_forward_hook(keep) for m in model.modules() if isinstance(m, nn.Conv2d)]
     try:
-        with torch.no_grad(), resting(model):
+        with torch.no_grad(), evaluating(model):
             model(inputs)
     finally:
         for hook in hooks:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from search_spaces.domains import Float
 from search_spaces.regularizer import Regularizer, Strengths, spread
+from search_spaces.regularizers._confidence import precise, reached
+from search_spaces.regularizers._nearby import like
 
 if TYPE_CHECKING:
     import torch
@@ -28,9 +30,6 @@ def disagreement(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     there, is a schedule of the knob.
     """
     from torch.nn import functional
-
-    from search_spaces.regularizers._confidence import precise, reached
-    from search_spaces.regularizers._nearby import like
 
     logits = precise(p.logits("consistency"))
     counts = reached(logits, h["consistency_threshold"])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from search_spaces.domains import Float
 from search_spaces.regularizer import Regularizer, Strengths, real, spread
+from search_spaces.regularizers._nearby import squared_slope
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +22,6 @@ def penalty(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     last linear layer is given. Unlike the slope of the outputs, this one cannot be lowered by the
     weights of that layer.
     """
-    from search_spaces.regularizers._nearby import squared_slope
 
     inputs = real(p.batch.inputs, "contractive")
     features = p.embedding("contractive")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from search_spaces.augmentation.images import images
+from search_spaces.augmentation.images import covered, images
 from search_spaces.domains import Float
 from search_spaces.regularizer import Batch, Regularizer, Strengths, real, spread, uniform
 from search_spaces.regularizers.mixup import folded_beta
@@ -38,15 +38,6 @@ def paste(batch: Batch, h: Strengths, rng: torch.Generator) -> Batch:
     tall = covered(down * height, side * height, height)[:, :, None]
     wide = covered(right * width, side * width, width)[:, None, :]
     return pasted(Batch(inputs, targets), other, tall * wide)
-
-
-def covered(centre: Tensor, side: Tensor, length: int) -> Tensor:
-    """How much of each of `length` pixels lies within half a side of the centre, (B, length)."""
-    import torch
-
-    pixels = torch.arange(length, device=centre.device)
-    first, last = (centre - side / 2)[:, None], (centre + side / 2)[:, None]
-    return (last.minimum(pixels + 1) - first.maximum(pixels)).clamp(min=0)
 
 
 def pasted(batch: Batch, other: Tensor, mask: Tensor) -> Batch:

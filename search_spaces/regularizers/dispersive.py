@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from search_spaces.domains import Float
 from search_spaces.regularizer import Regularizer, Strengths
-from search_spaces.regularizers._embeddings import one, squared_distances
+from search_spaces.regularizers._embeddings import embedded, one, squared_distances
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,7 @@ def dispersion(rows: Tensor, temperature: Tensor | float) -> Tensor:
 
 def term(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     """strength * log mean exp of minus the distances."""
-    rows = p.embedding("dispersive")
+    rows = embedded(p, "dispersive")
     temperature = one(h["dispersive_temperature"], rows)
     return one(h["dispersive"], rows) * dispersion(rows, temperature)
 

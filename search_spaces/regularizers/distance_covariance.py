@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from search_spaces.domains import Float
 from search_spaces.errors import HpoError
 from search_spaces.regularizer import Regularizer, Strengths
-from search_spaces.regularizers._embeddings import one, squared_distances
+from search_spaces.regularizers._embeddings import doubly_centred, embedded, one, squared_distances
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ def distance_covariance(first: Tensor, second: Tensor) -> Tensor:
     means of rows and of columns taken out, and B those of the second (Szekely, Rizzo and Bakirov
     2007, equation 2.9). In the population it is zero for independent samples alone.
     """
-    return (_centred(distances(first)) * _centred(distances(second))).mean()
+    return (doubly_centred(distances(first)) * doubly_centred(distances(second))).mean()
 
 
 def dependence(first: Tensor, second: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def dependence(first: Tensor, second: Tensor) -> Tensor:
     scaled = []
     for rows in (first, second):
         found = distances(rows)
-        scaled.append(_centred(found / (found.mean() + torch.finfo(rows.dtype).eps)))
+        scaled.append(doubly_centred(found / (found.mean() + torch.finfo(rows.dtype).eps)))
     return (scaled[0] * scaled[1]).mean()
 
 
@@ -61,7 +61,7 @@ def term(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     """
     protected = getattr(p.model, "protected", None)
     if not callable(protected):
-        rows = p.embedding("distance_covariance")
+        rows = embedded(p, "distance_covariance")
         return one(h["distance_covariance"], rows) * dependence(rows[:, ::2], rows[:, 1::2])
     found = protected(p.raw.inputs).detach()
     if found.ndim == 0 or len(found) != len(p.outputs):
@@ -86,8 +86,3 @@ REGULARIZER = Regularizer(
     differentiable=True,
     note="of outputs and the model's protected(inputs); else of two halves of the embedding",
 )
-
-
-def _centred(distances: Tensor) -> Tensor:
-    means = distances.mean(0)  # of the rows too: the matrix is symmetric
-    return distances - means[:, None] - means[None, :] + distances.mean()

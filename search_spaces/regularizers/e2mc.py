@@ -9,6 +9,7 @@ from search_spaces.domains import Float
 from search_spaces.regularizer import Regularizer, Strengths
 from search_spaces.regularizers._embeddings import (
     cross_correlation,
+    embedded,
     off_diagonal,
     one,
     standardised,
@@ -62,7 +63,7 @@ def shortfall(rows: Tensor, pairs: Tensor | float) -> Tensor:
 
 def term(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     """strength * how much entropy is missing."""
-    rows = p.embedding("e2mc")
+    rows = embedded(p, "e2mc")
     return one(h["e2mc"], rows) * shortfall(rows, one(h["e2mc_pairs"], rows))
 
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from search_spaces.domains import Float
 from search_spaces.errors import HpoError
+from search_spaces.evaluating import evaluating
 from search_spaces.regularizer import Regularizer, Strengths
 from search_spaces.regularizers._matrices import precise, scaled_sum
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from search_spaces.passes import Beginning
 
@@ -79,7 +79,7 @@ def diagonal_fisher(beginning: Beginning) -> dict[str, Tensor]:
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
     totals = {name: torch.zeros_like(precise(p.detach())) for name, p in named.items()}
     rng, seen = torch.Generator().manual_seed(beginning.seed % 2**63), 0
-    with _evaluating(model), torch.enable_grad():
+    with evaluating(model), torch.enable_grad():
         for row in _rows(beginning):
             parts = _few(_roots(model(row), beginning.classes), rng)
             for place, part in enumerate(parts):
@@ -137,18 +137,6 @@ def _few(parts: Tensor, rng: torch.Generator) -> Tensor:
     signs = torch.randint(0, 2, (PARTS, len(parts)), generator=rng) * 2 - 1
     few: Tensor = signs.to(parts) @ parts / PARTS**0.5
     return few
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; each module goes back to the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 REGULARIZER = Regularizer(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from search_spaces.domains import Float
 from search_spaces.regularizer import Regularizer, Strengths, real
-from search_spaces.regularizers._embeddings import one, squared_distances
+from search_spaces.regularizers._embeddings import doubly_centred, embedded, one, squared_distances
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +36,7 @@ def hsic(first: Tensor, second: Tensor) -> Tensor:
     The biased estimate of the Hilbert-Schmidt independence criterion (Gretton et al. 2005,
     equation 9).
     """
-    return (_centred(first) * _centred(second)).sum() / max(len(first) - 1, 1) ** 2
+    return (doubly_centred(first) * doubly_centred(second)).sum() / max(len(first) - 1, 1) ** 2
 
 
 def term(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
@@ -44,7 +44,7 @@ def term(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
 
     The HSIC bottleneck (Ma, Lewis and Kleijn 2020) at the input of the last linear layer.
     """
-    features = p.embedding("hsic")
+    features = embedded(p, "hsic")
     inputs = real(p.batch.inputs, "hsic, which measures distances of inputs,").detach()
     width = one(h["hsic_width"], features)
     rows = inputs.flatten(1) if inputs.ndim > 1 else inputs[:, None]
@@ -74,8 +74,3 @@ def _labels(p: Pass) -> Tensor:
     if not targets.is_floating_point() and p.outputs.ndim == 2 and targets.ndim == 1:
         targets = one_hot(targets.long(), p.outputs.shape[1])
     return targets.detach().flatten(1) if targets.ndim > 1 else targets.detach()[:, None]
-
-
-def _centred(matrix: Tensor) -> Tensor:
-    means = matrix.mean(0)  # of the rows too: the matrix is symmetric
-    return matrix - means[:, None] - means[None, :] + matrix.mean()

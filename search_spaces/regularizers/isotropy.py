@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from search_spaces.domains import Float
 from search_spaces.regularizer import Regularizer, Strengths
-from search_spaces.regularizers._embeddings import covariance, one
+from search_spaces.regularizers._embeddings import covariance, embedded, one
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +42,7 @@ def isoscore(rows: Tensor, shrinkage: Tensor | float) -> Tensor:
 
 def term(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     """strength * (1 - IsoScore*), of either sign."""
-    rows = p.embedding("isotropy")
+    rows = embedded(p, "isotropy")
     score = isoscore(rows, one(h["isotropy_shrinkage"], rows))
     return one(h["isotropy"], rows) * (1 - score)
 

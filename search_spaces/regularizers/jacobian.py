@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from search_spaces.domains import Float
 from search_spaces.regularizer import Regularizer, Strengths, real, spread
+from search_spaces.regularizers._nearby import squared_slope
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +23,6 @@ def penalty(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     One direction a step: what more of them would save in noise, the mean over steps saves too, and
     their number would change the draws.
     """
-    from search_spaces.regularizers._nearby import squared_slope
 
     inputs = real(p.batch.inputs, "jacobian")
     estimate = squared_slope(p.again, inputs, p.outputs, rng)

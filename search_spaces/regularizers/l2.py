@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from search_spaces.domains import Float
-from search_spaces.regularizer import Regularizer, Strengths, pooled
+from search_spaces.regularizer import Regularizer, Strengths
+from search_spaces.regularizers._matrices import matrices, precise, scaled_sum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -14,14 +15,8 @@ if TYPE_CHECKING:
 
 def penalty(parameters: Mapping[str, Tensor], h: Strengths) -> Tensor:
     """strength / 2 * sum of w^2 over matrices and filters; biases and gains are vectors."""
-    import torch
-
-    strength = pooled(h["l2"])
-    weights = [weight for weight in parameters.values() if weight.ndim >= 2]
-    if not weights:
-        return torch.as_tensor(0.0) * strength
-    total = torch.stack([weight.square().sum() for weight in weights]).sum()
-    return 0.5 * strength * total
+    terms = [0.5 * precise(weight).square().sum() for weight in matrices(parameters).values()]
+    return scaled_sum(h["l2"], terms)
 
 
 REGULARIZER = Regularizer(

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING
 
 from search_spaces.domains import Float
 from search_spaces.regularizer import Regularizer, Strengths, real, spread, uniform
-from search_spaces.regularizers._embeddings import cross_correlation, one, second_view, standardised
+from search_spaces.regularizers._embeddings import (
+    cross_correlation,
+    embedded,
+    one,
+    second_view,
+    standardised,
+)
+from search_spaces.regularizers._matrices import precise
 from search_spaces.regularizers.mixup import folded_beta
 
 if TYPE_CHECKING:
@@ -25,8 +32,9 @@ def mixed_barlow(mixed: Tensor, first: Tensor, partner: Tensor, share: Tensor) -
 
         Z_M^T Z_K = (share Z_A + (1 - share) Z_P)^T Z_K, both divided by B
 
-    (Bandara, De Melo and Patel 2023, who draw one share for a batch and multiply by 1/2). Dividing
-    by D as in `barlow` is ours.
+    (Bandara, De Melo and Patel 2023, who draw one share for a batch and multiply by 1/2; from
+    memory, their second Z_K is the other view of the examples in their own order). Dividing by D as
+    in `barlow` is ours.
     """
     parts = standardised(first), standardised(partner)
     weight = share[:, None]
@@ -40,7 +48,7 @@ def term(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     """strength * the loss of blends, whose shares are drawn from Beta(alpha, alpha) for each."""
     import torch
 
-    first = p.embedding("mixed_barlow")
+    first = embedded(p, "mixed_barlow")
     inputs = real(p.batch.inputs, "mixed_barlow, which blends inputs,")
     other = torch.randperm(len(inputs), generator=rng, device=rng.device).to(inputs.device)
     # Which of two prevails does not matter to the term, so the folded draws serve.
@@ -48,8 +56,8 @@ def term(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     share = folded_beta(one(h["mixed_barlow_alpha"], first), *draws)
     view = second_view(p, rng)
     weight = spread(share.to(inputs.dtype), inputs)
-    mixed = p.embed(weight * inputs + (1 - weight) * view[other])
-    value = mixed_barlow(mixed, first, p.embed(view)[other], share)
+    mixed = precise(p.embed(weight * inputs + (1 - weight) * view[other]))
+    value = mixed_barlow(mixed, first, precise(p.embed(view))[other], share)
     return one(h["mixed_barlow"], first) * value
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from search_spaces.domains import Float, Int
 from search_spaces.regularizer import Regularizer, Strengths, spread
+from search_spaces.regularizers._confidence import precise, reached
+from search_spaces.regularizers._nearby import like
 
 if TYPE_CHECKING:
     import torch
@@ -27,8 +29,6 @@ def exclusion(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     the excluded classes lose probability.]) With `consistency` at the same threshold every example
     is used once, as there.
     """
-    from search_spaces.regularizers._confidence import precise, reached
-    from search_spaces.regularizers._nearby import like
 
     logits = precise(p.logits("mutex"))
     unclear = 1 - reached(logits, h["mutex_threshold"])

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING
 
 from search_spaces.domains import Float
 from search_spaces.regularizer import Regularizer, Strength, Strengths
-from search_spaces.regularizers._matrices import matrices, rows, scaled_sum, smallest
+from search_spaces.regularizers._matrices import (
+    finite,
+    matrices,
+    rows,
+    scaled_sum,
+    smallest,
+    unknown,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +33,8 @@ def penalty(parameters: Mapping[str, Tensor], h: Strengths) -> Tensor:
 
     share = h["nuclear_share"]
     kept = [_kept(rows(weight), share) for weight in matrices(parameters).values()]
-    return scaled_sum(h["nuclear"], [torch.linalg.svdvals(matrix).sum() for matrix in kept])
+    terms = [torch.linalg.svdvals(finite(each)).sum() + unknown(each) for each in kept]
+    return scaled_sum(h["nuclear"], terms)
 
 
 def _kept(matrix: Tensor, share: Strength) -> Tensor:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from search_spaces.domains import Float
 from search_spaces.regularizer import Regularizer, Strength, Strengths, spread
+from search_spaces.regularizers._matrices import precise
 from search_spaces.regularizers._pictures import pictures, pixels
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def sobolev(x: Tensor, order: Strength) -> Tensor:
     """
     import torch
 
+    x = precise(x)  # there are no transforms in half precision
     height, width = x.shape[-2:]
     like = {"dtype": x.dtype, "device": x.device}
     down, across = (2 * torch.pi * torch.fft.fftfreq(size, **like) for size in (height, width))

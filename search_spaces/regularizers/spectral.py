@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from search_spaces.domains import Float
 from search_spaces.regularizer import Regularizer, Strengths
-from search_spaces.regularizers._matrices import matrices, rows, scaled_sum
+from search_spaces.regularizers._matrices import finite, matrices, rows, scaled_sum, unknown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,8 +31,8 @@ def largest_squared(matrix: Tensor) -> Tensor:
 
     wide = matrix.shape[0] <= matrix.shape[1]
     gram = matrix @ matrix.mT if wide else matrix.mT @ matrix
-    largest: Tensor = torch.linalg.eigvalsh(gram)[-1]
-    return largest
+    largest: Tensor = torch.linalg.eigvalsh(finite(gram))[-1]
+    return largest + unknown(gram)
 
 
 REGULARIZER = Regularizer(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from search_spaces.domains import Float, Int
 from search_spaces.regularizer import Regularizer, Strengths, real, spread
+from search_spaces.regularizers._nearby import directions, length, like, probe, rewinding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,8 +27,6 @@ def smoothness(p: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
     step share their draws, so that dropout is not taken for a change of the prediction.
     """
     from torch.nn import functional
-
-    from search_spaces.regularizers._nearby import directions, probe, rewinding
 
     inputs = real(p.batch.inputs, "vat")
     p.logits("vat")
@@ -55,8 +54,6 @@ def _steepest(
     Hessian times the way. A number of steps between whole ones is the nearest of them.
     """
     import torch
-
-    from search_spaces.regularizers._nearby import length, like
 
     steps = like(spread(h["vat_steps"], start), start).round()
     direction = start

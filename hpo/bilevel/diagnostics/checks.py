@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from hpo.bilevel.beside import beside
-from objectives.training.evaluation import checked_loss, evaluating
+from objectives.training.evaluation import checked_loss
 from objectives.training.stream import as_batch, one_pass
+from search_spaces.evaluating import evaluating
 from search_spaces.regularizer import Batch
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from hpo.bilevel.gates.unsuited import eagerly, refuse_unsuited
-from objectives.training.evaluation import evaluating
+from search_spaces.evaluating import evaluating
 from search_spaces.regularizer import Batch
 
 if TYPE_CHECKING:

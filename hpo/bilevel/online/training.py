@@ -13,8 +13,9 @@ from torch.utils._pytree import tree_map
 from hpo.bilevel.implicit.coordinates import Coordinates
 from hpo.bilevel.online._flat import flat, like
 from hpo.bilevel.online.training_curvature import TrainingCurvature
-from objectives.training.evaluation import checked_loss, evaluating
+from objectives.training.evaluation import checked_loss
 from objectives.training.optimizers import highest_rate
+from search_spaces.evaluating import evaluating
 
 if TYPE_CHECKING:
     from objectives.training.state import Run

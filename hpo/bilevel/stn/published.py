@@ -20,7 +20,7 @@ from hpo.bilevel.gates.sites import sites_of
 from hpo.bilevel.stn.freeknobs import FreeKnobs
 from hpo.bilevel.stn.options import SelfTuningOptions
 from hpo.bilevel.stn.published_forms import FORMS, PublishedForm, as_published, require_tunable
-from objectives.training.evaluation import checked_loss, evaluating
+from objectives.training.evaluation import checked_loss
 from objectives.training.optimizers import (
     build_optimizer,
     highest_rate,
@@ -29,6 +29,7 @@ from objectives.training.optimizers import (
 )
 from objectives.training.randomness import derived_seed
 from search_spaces.domains import Domain, Int, Point
+from search_spaces.evaluating import evaluating
 from search_spaces.regularizer import Batch, Regularizer, Scope, scopes_of
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from hpo.bilevel.stn.descent import Descent
 from hpo.bilevel.stn.freeknobs import FreeKnobs
 from hpo.bilevel.stn.options import SelfTuningOptions
 from hpo.bilevel.stn.perturbation import Perturbation, antithetic, chained
-from objectives.training.evaluation import checked_loss, evaluating
+from objectives.training.evaluation import checked_loss
 from objectives.training.optimizers import (
     build_optimizer,
     highest_rate,
@@ -31,6 +31,7 @@ from objectives.training.optimizers import (
 )
 from objectives.training.randomness import derived_seed
 from search_spaces.domains import Choice, Domain, Point
+from search_spaces.evaluating import evaluating
 from search_spaces.regularizer import Regularizer, Scope, scopes_of
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from search_spaces.augmentation.images import covered
 from search_spaces.augmentation.operation import Operation
 from search_spaces.augmentation.split import Split
 from search_spaces.domains import Float
@@ -28,18 +29,9 @@ def cut(images: Tensor, amounts: Tensor, draws: Tensor) -> Tensor:
     """
     height, width = images.shape[2:]
     side = amounts * min(height, width)
-    rows = _covered(draws[:, 0] * height, side, height)[:, None, :, None]
-    columns = _covered(draws[:, 1] * width, side, width)[:, None, None, :]
+    rows = covered(draws[:, 0] * height, side, height)[:, None, :, None]
+    columns = covered(draws[:, 1] * width, side, width)[:, None, None, :]
     return images.lerp(images.mean((2, 3), keepdim=True), (rows * columns).to(images.dtype))
-
-
-def _covered(centre: Tensor, side: Tensor, length: int) -> Tensor:
-    """How much of each of `length` pixels lies in the square, (B, length)."""
-    import torch
-
-    pixels = torch.arange(length, device=centre.device)
-    first, last = (centre - side / 2)[:, None], (centre + side / 2)[:, None]
-    return (last.minimum(pixels + 1) - first.maximum(pixels)).clamp(min=0)
 
 
 OPERATION = Operation(

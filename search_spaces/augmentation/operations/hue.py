@@ -29,7 +29,8 @@ def turn(images: Tensor, amounts: Tensor, draws: Tensor) -> Tensor:
     parts[2][1, 2] = -1
     still, cosine, sine = ((to.inverse() @ part @ to).to(images) for part in parts)
     whole = still + angle.cos()[:, None, None] * cosine + angle.sin()[:, None, None] * sine
-    return (whole @ images.flatten(2)).reshape(images.shape).clamp(0, 1)
+    turned = whole.to(images.dtype) @ images.flatten(2)
+    return turned.reshape(images.shape).clamp(0, 1)
 
 
 OPERATION = Operation(

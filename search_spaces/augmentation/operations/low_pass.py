@@ -22,11 +22,12 @@ def coarse(images: Tensor, amounts: Tensor, draws: Tensor) -> Tensor:
     """
     import torch
 
-    spectrum = torch.fft.fft2(images)
+    # There are no transforms in half precision.
+    spectrum = torch.fft.fft2(images if images.dtype == torch.float64 else images.float())
     rows = _window(amounts, images.shape[2])[:, None, :, None]
     columns = _window(amounts, images.shape[3])[:, None, None, :]
     kept: Tensor = torch.fft.ifft2(spectrum * rows * columns)
-    return kept.real
+    return kept.real.to(images.dtype)
 
 
 def _window(amounts: Tensor, length: int) -> Tensor:

@@ -29,6 +29,8 @@ def bend(images: Tensor, amounts: Tensor, draws: Tensor) -> Tensor:
     al. 1986; as an augmentation Mansfield et al. 2023). Magnitude 1 is 0.05."""
     import torch
 
+    if draws.dtype != torch.float64:
+        draws = draws.float()  # there are no transforms in half precision
     height, width = draws.shape[2:]
     down = torch.fft.fftfreq(height, device=draws.device, dtype=draws.dtype) * height
     right = torch.fft.fftfreq(width, device=draws.device, dtype=draws.dtype) * width

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+from search_spaces.augmentation.judging import Judge
 from search_spaces.augmentation.values import Range
-from search_spaces.regularizer import Strength, pooled
+from search_spaces.regularizer import Strength, Strengths, pooled
 
 if TYPE_CHECKING:
     import torch
@@ -15,6 +17,28 @@ if TYPE_CHECKING:
     from search_spaces.passes import Beginning
 
 WIDTH = 8
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a policy learns within a run, what trains it, and what it is trained by."""
+
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    judge: Judge
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def constant(h: Strengths) -> dict[str, Any]:
+    """The strengths without what they were computed from: what learns beside a step is no part of
+    its gradient."""
+    return {k: v.detach() if hasattr(v, "detach") else v for k, v in h.items()}
 
 
 def encoder(channels: int, outputs: int) -> nn.Module:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from search_spaces.augmentation.images import images
 from search_spaces.augmentation.judging import Judge
@@ -20,25 +20,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Adversary:
+class Adversary(_nets.Learned):
     """How likely and how strong each operation is, what trains both, and by what."""
 
     net: nn.ParameterDict  # "choice" and "level", (operations,) each
-    optimizer: torch.optim.Optimizer
-    judge: Judge
 
     def magnitudes(self, h: Strengths, inputs: Tensor) -> Tensor:
         """The magnitude of each operation for each image, (B, operations), below the strength."""
         strength = _each.per_row(h["adversarial"], inputs)[:, None]
         level: Tensor = self.net["level"]
         return strength * level.sigmoid().to(inputs.dtype)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
 
 
 def begin(beginning: Beginning) -> Adversary:
@@ -97,7 +88,7 @@ def learn(memory: Adversary, forward: Pass, h: Strengths, rng: torch.Generator) 
     """
     import torch
 
-    plain = {k: v.detach() if hasattr(v, "detach") else v for k, v in h.items()}
+    plain = _nets.constant(h)
     with torch.enable_grad():
         inputs = images(forward.raw.inputs, "adversarial").detach()
         logs = memory.net["choice"].log_softmax(0)

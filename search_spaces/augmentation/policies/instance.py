@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from search_spaces.augmentation.images import images
 from search_spaces.augmentation.judging import Judge
@@ -13,31 +12,19 @@ from search_spaces.regularizer import Batch, Regularizer, Strengths, pooled, uni
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from search_spaces.passes import Beginning, Pass
 
 LEAST = 1e-6  # of a range, in its logarithm
 
 
-@dataclass(frozen=True)
-class Instance:
+class Instance(_nets.Learned):
     """The network from images to ranges, what trains it, and what it is trained by."""
-
-    net: nn.Module
-    optimizer: torch.optim.Optimizer
-    judge: Judge
 
     def ranges(self, inputs: Tensor) -> Tensor:
         """How far each image may be changed in each way, (B, 8), as a share of full."""
         return self.net(_nets.unit(inputs, self.judge.values)).sigmoid()  # type: ignore[no-any-return]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
 
 
 def begin(beginning: Beginning) -> Instance:
@@ -81,18 +68,14 @@ def learn(memory: Instance, forward: Pass, h: Strengths, rng: torch.Generator) -
     """
     import torch
 
+    plain = _nets.constant(h)
     with torch.enable_grad():
         inputs = images(forward.raw.inputs, "instance").detach()
         ranges = memory.ranges(inputs).to(inputs.dtype)
-        after = _drawn(memory, inputs, ranges, _plain(h), rng)
+        after = _drawn(memory, inputs, ranges, plain, rng)
         losses = memory.judge.losses(Batch(after, forward.raw.targets), "instance")
-        spreading = pooled(_plain(h)["instance.entropy"]) * ranges.clamp(min=LEAST).log().mean()
+        spreading = pooled(plain["instance.entropy"]) * ranges.clamp(min=LEAST).log().mean()
         _nets.step(memory.net, memory.optimizer, losses.mean() - spreading, h["instance.rate"])
-
-
-def _plain(h: Strengths) -> dict[str, Any]:
-    """The strengths without what they were computed from."""
-    return {k: v.detach() if hasattr(v, "detach") else v for k, v in h.items()}
 
 
 POLICY = Regularizer(

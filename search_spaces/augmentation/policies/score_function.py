@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from search_spaces.augmentation.images import images
 from search_spaces.augmentation.judging import Judge
@@ -13,18 +12,13 @@ from search_spaces.regularizer import Batch, Regularizer, Strengths, spread
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from search_spaces.passes import Beginning, Pass
 
 
-@dataclass(frozen=True)
-class Masks:
+class Masks(_nets.Learned):
     """The network from images to the parameters of their masks, what trains it, and by what."""
-
-    net: nn.Module
-    optimizer: torch.optim.Optimizer
-    judge: Judge
 
     def shapes(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """a and b of the Beta distribution of each cell of 4 x 4 pixels, above 1, (B, h, w)."""
@@ -32,13 +26,6 @@ class Masks:
 
         first, second = self.net(_nets.unit(inputs, self.judge.values)).unbind(1)
         return 1 + functional.softplus(first), 1 + functional.softplus(second)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
 
 
 def begin(beginning: Beginning) -> Masks:
@@ -81,7 +68,7 @@ def learn(memory: Masks, forward: Pass, h: Strengths, rng: torch.Generator) -> N
     """
     import torch
 
-    plain = {k: v.detach() if hasattr(v, "detach") else v for k, v in h.items()}
+    plain = _nets.constant(h)
     inputs = images(forward.raw.inputs, "score_function").detach()
     with torch.enable_grad():
         first, second = memory.shapes(inputs)
