@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from hpo.conditions import unconditional
 from hpo.errors import HpoError
 from hpo.spec import StudySpec
 from hpo.wording import describe as describe
@@ -198,11 +199,12 @@ def _needed_regularizer_knobs(spec: StudySpec, known: Mapping[str, Domain]) -> d
 
 
 def _known_domains(spec: StudySpec, target: Any, training: Training) -> dict[str, Domain]:
-    return {
+    known = {
         **catalogue.knobs(),
         "learning_rate": Float(1e-5, 1.0, "log", start=min(1.0, training.learning_rate)),
         **_declared(spec, target),
     }
+    return unconditional(spec, known)
 
 
 def _declared(spec: StudySpec, target: Any) -> dict[str, Domain]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+from search_spaces import asking
 from search_spaces.errors import HpoError
 from search_spaces.passes import embedding
 from search_spaces.regularizer import Strength, spread
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from search_spaces.passes import Beginning
+    from search_spaces.regularizer import Batch
 
 
 class Frozen:
@@ -49,8 +51,17 @@ class Frozen:
 class Start(Frozen):
     """The model as it is when the run begins, part of its checkpoints."""
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(copy.deepcopy(model))
+    def __init__(self, beginning: Beginning) -> None:
+        super().__init__(copy.deepcopy(beginning.model))
+        self._losses = beginning.losses
+
+    def taught(self, batch: Batch, user: str) -> Tensor:
+        """What it puts out where the task takes its loss of a batch; a constant to every
+        derivative."""
+        import torch
+
+        with torch.no_grad():
+            return asking.outputs(self._losses, self._module, batch, user)
 
     def state_dict(self) -> dict[str, Any]:
         """Its weights and buffers."""

@@ -480,7 +480,7 @@ def test_a_frozen_model_is_asked_without_dropout_and_without_gradient() -> None:
 
 def test_lwf_is_zero_at_the_start_and_then_the_distance_from_it() -> None:
     model, raw = net(), drawn(ROWS, 5, seed=9)
-    kept = Start(model)
+    kept = Start(beginning(model))
     h = {"lwf": 2.0, "lwf_temperature": 2.0}
     logits = model(raw)
     more = hook("lwf")(kept, seen(logits), h, RNG)
@@ -495,7 +495,7 @@ def test_lwf_is_zero_at_the_start_and_then_the_distance_from_it() -> None:
     wanted = (net()(raw) / 2).softmax(1)
     kl = functional.kl_div((model(raw) / 2).log_softmax(1), wanted, reduction="none").sum(1)
     torch.testing.assert_close(after, 2.0 * 4 * kl)
-    other = Start(net(seed=5))
+    other = Start(beginning(net(seed=5)))
     other.load_state_dict(saved)
     assert torch.equal(hook("lwf")(other, seen(model(raw)), h, RNG), after)
 

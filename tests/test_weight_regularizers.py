@@ -737,7 +737,7 @@ def test_ewc_without_any_information_adds_nothing_and_sequences_are_refused() ->
     assert not nothing.importance["weight"].any()
     inputs = torch.zeros(2, 5, 4)
     with pytest.raises(HpoError, match=r"\(1, 5, 3\)"):
-        ewc.anchor(begun(model, batches_of(inputs, torch.zeros(2).long())))
+        ewc.anchor(begun(model, batches_of(inputs, torch.zeros(2, 3).long())))
 
 
 # -- steps -------------------------------------------------------------------------------------

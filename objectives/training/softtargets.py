@@ -30,6 +30,13 @@ class SoftTargets:
                 hint="give the task an attribute classes, or leave this knob out",
                 code="bad-task",
             )
+        if targets.ndim == 2 and targets.shape[1] == self._classes > 1 and self._one_hot(targets):
+            raise HpoError(
+                f"objective {task_name(self._task)}: {user} needs class numbers, found one-hot rows"
+                f" of {targets.dtype}",
+                hint="let batches() return class numbers (B,), or the rows as .float()",
+                code="bad-batch",
+            )
         numbers = targets.long()
         low, high = (int(numbers.min()), int(numbers.max())) if self._looks(numbers) else (0, 0)
         if low < 0 or high >= self._classes:
@@ -62,6 +69,10 @@ class SoftTargets:
                 " regression or of several labels at once, leave the knob out",
                 code="bad-batch",
             )
+
+    def _one_hot(self, targets: Tensor) -> bool:
+        cpu = targets.device.type == "cpu"
+        return (cpu or not self._looked) and bool((targets.long().clamp(min=0).sum(1) == 1).all())
 
     def _looks(self, targets: Tensor) -> bool:
         first, self._looked = not self._looked, True

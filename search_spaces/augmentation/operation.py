@@ -31,6 +31,13 @@ SHAPES: dict[Kind, str] = {
 _DIMENSIONS = {"image": 4, "series": 3, "table": 2, "tokens": 2}
 
 
+_CHANNEL = "need a dimension for their one channel: let batches() return inputs.unsqueeze(1)"
+_HINTS = {
+    ("image", 3): f"grey images {_CHANNEL}; for other inputs leave this knob out",
+    ("series", 2): f"single series {_CHANNEL}; for other inputs leave this knob out",
+}
+
+
 @dataclass(frozen=True)
 class Operation:
     """A change of examples that grows with an amount.
@@ -103,15 +110,16 @@ def check(operation: Operation, name: str, inputs: Tensor) -> None:
     if inputs.ndim != _DIMENSIONS[operation.kind]:
         raise HpoError(
             f"{name} needs inputs of shape {SHAPES[operation.kind]}, found {tuple(inputs.shape)}",
-            hint="grey images and single series need a dimension for their one channel: let "
-            "batches() return inputs.unsqueeze(1); for other inputs leave this knob out",
+            hint=_HINTS.get((operation.kind, inputs.ndim), "leave this knob out"),
             code="bad-batch",
         )
     if inputs.is_floating_point() == (operation.kind == "tokens"):
         wanted = "whole" if operation.kind == "tokens" else "floating-point"
         raise HpoError(
             f"{name} needs {wanted} numbers, found {inputs.dtype}",
-            hint="let batches() return .float() tensors, or leave this knob out",
+            hint="it is for token numbers: leave this knob out"
+            if operation.kind == "tokens"
+            else "let batches() return .float() tensors, or leave this knob out",
             code="bad-batch",
         )
     if operation.channels is not None and inputs.shape[1] != operation.channels:

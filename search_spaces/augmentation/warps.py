@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+FAR = 1e6  # beyond every border
+
+
 @dataclass(frozen=True)
 class Affine:
     """An `apply` that turns, shears, shifts and scales; nothing is drawn.
@@ -66,12 +69,12 @@ def warped(images: Tensor, matrices: Tensor) -> Tensor:
     import torch
 
     across, down = centres(images)
-    first, second, constant = matrices.to(across.dtype).unbind(2)
+    first, second, constant = _numbers(matrices.to(across.dtype)).unbind(2)
     # A place is one complex number, so that the many places are made in one addition.
     along = first[:, None] * across[:, None] + constant[:, None]
     beside = second[:, None] * down[:, None]
     places = torch.view_as_complex(along)[:, None, :] + torch.view_as_complex(beside)[:, :, None]
-    return sampled(images, torch.view_as_real(places))
+    return _shown(images, torch.view_as_real(places))
 
 
 def centres(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,6 +94,16 @@ def _along(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
 def sampled(images: Tensor, places: Tensor) -> Tensor:
     """What the images show at these places (B, H, W, 2): linear between the centres of pixels, and
     beyond the outermost what these show."""
+    return _shown(images, _numbers(places))
+
+
+def _numbers(places: Tensor) -> Tensor:
+    """The places, those that are no numbers in the middle: of such, as amounts are in a run that
+    diverges, the derivative of `grid_sample` reads memory that is not its own."""
+    return places.nan_to_num(nan=0.0, posinf=FAR, neginf=-FAR)
+
+
+def _shown(images: Tensor, places: Tensor) -> Tensor:
     from torch.nn import functional
 
     precise = images.to(_precise(images))

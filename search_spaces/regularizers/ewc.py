@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from search_spaces import asking
 from search_spaces.domains import Float
 from search_spaces.errors import HpoError
 from search_spaces.evaluating import evaluating
-from search_spaces.regularizer import Regularizer, Strengths
+from search_spaces.regularizer import Batch, Regularizer, Strengths
 from search_spaces.regularizers._matrices import precise, scaled_sum
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ def diagonal_fisher(beginning: Beginning) -> dict[str, Tensor]:
     rng, seen = torch.Generator().manual_seed(beginning.seed % 2**63), 0
     with evaluating(model), torch.enable_grad():
         for row in _rows(beginning):
-            parts = _few(_roots(model(row), beginning.classes), rng)
+            found = asking.outputs(beginning.losses, model, row, "ewc")
+            parts = _few(_roots(found, beginning.classes), rng)
             for place, part in enumerate(parts):
                 more = place + 1 < len(parts)
                 grads = torch.autograd.grad(
@@ -94,14 +96,15 @@ def diagonal_fisher(beginning: Beginning) -> dict[str, Tensor]:
     return {name: total / max(seen, 1) for name, total in totals.items()}
 
 
-def _rows(beginning: Beginning) -> Iterator[Tensor]:
-    """The inputs of the first examples, each as a batch of its own."""
+def _rows(beginning: Beginning) -> Iterator[Batch]:
+    """The first examples, each as a batch of its own."""
     import torch
 
     left = EXAMPLES
     for batch in beginning.batches():
-        yield from torch.split(batch.inputs[:left], 1)
-        left -= len(batch.inputs[:left])
+        rows = [torch.split(part[:left], 1) for part in batch]
+        yield from map(Batch, *rows)
+        left -= len(rows[0])
         if left == 0:
             return
 

@@ -56,6 +56,12 @@ def climb(
 def _classes(batch: Batch) -> Tensor:
     """The class of each example; of soft targets the likeliest."""
     soft = batch.targets.is_floating_point() and batch.targets.ndim == 2
+    if not soft and batch.targets.numel() != len(batch.targets):
+        raise HpoError(
+            f"imbsam needs one class number an example, found targets {tuple(batch.targets.shape)}",
+            hint="give class numbers (B,), or class probabilities (B, C) as .float()",
+            code="bad-batch",
+        )
     return (batch.targets.argmax(1) if soft else batch.targets.long()).flatten()
 
 

@@ -24,7 +24,7 @@ def stay(start: Start, seen: Pass, h: Strengths, rng: torch.Generator) -> Tensor
     use where these were trained before, on an earlier task.
     """
     logits = seen.logits(KNOB)
-    apart = divergence(start.outputs(seen.batch.inputs), logits, h[TEMPERATURE], KNOB)
+    apart = divergence(start.taught(seen.batch, KNOB), logits, h[TEMPERATURE], KNOB)
     return spread(h[KNOB], apart) * apart
 
 
@@ -34,7 +34,7 @@ REGULARIZER = Regularizer(
         TEMPERATURE: Float(1.0, 10.0, scale="log", start=2.0, limits=(0.0, float("inf"))),
     },
     loss_output=stay,
-    remember=lambda beginning: Start(beginning.model),
+    remember=Start,
     differentiable=True,
     note="classification only, for a model that begins with trained weights",
 )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+from search_spaces import asking
 from search_spaces.domains import Float
 from search_spaces.errors import HpoError
 from search_spaces.passes import Beginning, Pass
-from search_spaces.regularizer import Regularizer, Strength, Strengths, pooled
+from search_spaces.regularizer import Batch, Regularizer, Strength, Strengths, pooled
 
 if TYPE_CHECKING:
     import torch
@@ -20,21 +21,20 @@ KNOB, MEMORY = "mean_teacher", "mean_teacher_memory"
 class Average:
     """A moving average of the weights of a run, and the weights that it takes in next."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, beginning: Beginning) -> None:
+        model, self._losses = beginning.model, beginning.losses
         self._average = copy.deepcopy(model).eval().requires_grad_(False)
         trained = {name for name, p in model.named_parameters() if p.requires_grad}
         named = self._average.named_parameters()
         self._weights = {name: p for name, p in named if name in trained}
         self._latest = {name: p.clone() for name, p in self._weights.items()}
 
-    def outputs(self, inputs: Tensor, memory: Strength) -> Tensor:
+    def outputs(self, batch: Batch, memory: Strength) -> Tensor:
         """What the model puts out with memory * average + (1 - memory) * latest weights, in
-        evaluation mode."""
-        import torch
-
+        evaluation mode, where the task takes its loss of a batch."""
+        still = batch._replace(inputs=batch.inputs.detach())
         weights = self._blended(memory)
-        result: Tensor = torch.func.functional_call(self._average, weights, (inputs.detach(),))
-        return result
+        return asking.outputs_under(weights, self._losses, self._average, still, KNOB)
 
     def follow(self, model: nn.Module, memory: Strength) -> None:
         """Takes in the latest weights, and the running averages of norms; those of the model are
@@ -81,7 +81,7 @@ def agree(average: Average, seen: Pass, h: Strengths, rng: torch.Generator) -> T
     weights, not to the memory.
     """
     predicted = seen.logits(KNOB).softmax(1)
-    taught = average.outputs(seen.batch.inputs, pooled(h[MEMORY])).softmax(1)
+    taught = average.outputs(seen.batch, pooled(h[MEMORY])).softmax(1)
     apart = (predicted - taught.to(predicted.dtype)).square().sum(1)
     return pooled(h[KNOB]) * apart.mean()
 
@@ -93,7 +93,7 @@ def follow(average: Average, seen: Pass, h: Strengths, rng: torch.Generator) -> 
 
 def remember(beginning: Beginning) -> Average:
     """The average, at the weights the run begins with."""
-    return Average(beginning.model)
+    return Average(beginning)
 
 
 REGULARIZER = Regularizer(

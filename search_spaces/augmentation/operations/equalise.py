@@ -22,13 +22,13 @@ def equal(images: Tensor, amounts: Tensor, draws: Tensor) -> Tensor:
     import torch
 
     flat = images.detach().flatten(2)
-    bins = (flat * (BINS - 1)).round_().clamp_(0, BINS - 1).long()
+    bins = (flat * (BINS - 1)).round_().clamp_(0, BINS - 1).nan_to_num_(0).long()
     counts = flat.new_zeros(*flat.shape[:2], BINS)
     counts.scatter_add_(2, bins, torch.ones_like(flat))
     others = flat.shape[2] - counts.gather(2, bins.amax(2, keepdim=True))
     table = (counts.cumsum(2) - counts) / others.clamp(min=1)
     equalised = torch.where(others > 0, table.gather(2, bins), flat).reshape(images.shape)
-    return images.lerp(equalised, column(amounts, images))
+    return images.lerp(equalised, column(amounts, images).to(images.dtype))
 
 
 OPERATION = Operation(
