@@ -7,14 +7,62 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import HpoError
+from search_spaces.space import SearchSpace
 
 if TYPE_CHECKING:
+    from hpo.problem import Problem
+    from hpo.spec import StudySpec
     from search_spaces.domains import Point
     from search_spaces.regularizer import Regularizer
-    from search_spaces.space import SearchSpace
 
 
 _LOOKING = ("batch", "target", "loss_example", "loss_output", "loss_batch", "learn", "remember")
+
+
+def fitted(
+    spec: StudySpec,
+    target: Any,
+    records: Mapping[str, Regularizer],
+    space: SearchSpace,
+    fixed: Point,
+) -> tuple[SearchSpace, dict[str, Regularizer], list[str]]:
+    """A ready-made space without the regularizers that refuse this task, those that are left, and
+    what the others say."""
+    refusals = unfit(target, records, space, fixed, spec.seed)
+    kept = {name: record for name, record in records.items() if name not in refusals}
+    used = {knob for record in kept.values() for knob in record.knobs}
+    used |= {*(getattr(target, "space", None) or ()), "learning_rate"}
+    domains = {name: domain for name, domain in space.items() if name in used}
+    if not domains:
+        raise HpoError(
+            f"nothing of space {spec.space} fits objective {spec.objective}",
+            hint="\n".join(error.message for error in refusals.values()),
+            code="no-space",
+            found=spec.space,
+            path=("space",),
+        )
+    by_reason: dict[str, list[str]] = {}
+    for name, error in refusals.items():
+        by_reason.setdefault(error.message.removeprefix(f"{name} "), []).append(name)
+    told = [f"{', '.join(names)} left out: {reason}" for reason, names in by_reason.items()]
+    return SearchSpace(domains), kept, told
+
+
+def check(problem: Problem) -> None:
+    """Raises HpoError for a regularizer that the study names and the task refuses; of a ready-made
+    space those have been left out."""
+    if not problem.is_task:
+        return
+    spec, used = problem.spec, problem.regularizers
+    for name, error in unfit(problem.target, used, problem.space, problem.fixed, spec.seed).items():
+        own = [knob for knob in used[name].knobs if knob in problem.space or knob in problem.fixed]
+        key = "space" if own[0] in problem.space else "fixed"
+        raise HpoError(
+            f"objective {spec.objective}: {error.message}",
+            hint=f"{error.hint}\nleave out {', '.join(own)}",
+            code=error.code,
+            path=(key, own[0]),
+        )
 
 
 def unfit(

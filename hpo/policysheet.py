@@ -63,8 +63,8 @@ class Scene:
 
 def augmenting(names: Sequence[str]) -> list[str]:
     """Those of the records that change images."""
-    policies = plugins.names(catalogue.POLICIES)
-    return [n for n in names if n in policies or n in _OF_IMAGES or n.startswith("augment.")]
+    known = {*plugins.names(catalogue.POLICIES), *_OF_IMAGES, *catalogue.operations("image")}
+    return [name for name in names if name in known]
 
 
 def of_policy(name: str, objective: str, given: Point) -> tuple[Sheet, Point]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo import engines, linting, reference
+from hpo import engines, fitting, linting, reference
 from hpo import folder as folders
 from hpo import problem as problems
 from hpo.engines import Slots
@@ -44,7 +44,7 @@ def prepare(spec: StudySpec, how: Launch) -> tuple[StudySpec, Folder, Problem]:
     if not how.resume:
         folders.refuse_existing(folder, described(folder) if folder.exists() else "")
         problem = linting.linted(resolve(spec, how))
-        _check_fit(problem)
+        fitting.check(problem)
         return problem.spec, folder, problem
     if how.start is not None:
         raise HpoError(
@@ -56,25 +56,6 @@ def prepare(spec: StudySpec, how: Launch) -> tuple[StudySpec, Folder, Problem]:
     if "space" in spec.model_fields_set and spec.space != problem.spec.space:
         _refuse_other_space(spec, problem)
     return problem.spec, folder, problem
-
-
-def _check_fit(problem: Problem) -> None:
-    """Raises HpoError for a regularizer that the study names and the task refuses; of a ready-made
-    space those have been left out."""
-    if not problem.is_task:
-        return
-    from hpo.fitting import unfit
-
-    spec, used = problem.spec, problem.regularizers
-    for name, error in unfit(problem.target, used, problem.space, problem.fixed, spec.seed).items():
-        own = [knob for knob in used[name].knobs if knob in problem.space or knob in problem.fixed]
-        key = "space" if own[0] in problem.space else "fixed"
-        raise HpoError(
-            f"objective {spec.objective}: {error.message}",
-            hint=f"{error.hint}\nleave out {', '.join(own)}",
-            code=error.code,
-            path=(key, own[0]),
-        )
 
 
 def resolve(spec: StudySpec, how: Launch) -> Problem:

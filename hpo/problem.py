@@ -13,6 +13,7 @@ from hpo.errors import HpoError
 from hpo.spec import StudySpec
 from hpo.wording import describe as describe
 from search_spaces import catalogue, plugins
+from search_spaces.clashes import refuse_clashes
 from search_spaces.domains import Choice, Domain, Float, Point
 from search_spaces.space import SearchSpace, knobs_like
 
@@ -107,47 +108,22 @@ def load(spec: StudySpec) -> Problem:
     regularizers = {
         name: record for name, record in catalogue.records().items() if used & set(record.knobs)
     }
+    try:
+        refuse_clashes(regularizers)
+    except HpoError as error:
+        raise error.under("space") from None
     ignored, idle = _without_a_place(spec, target, regularizers)
     notes = [f"{name} ignored: this model has no {what}" for name, what in ignored.items()]
     kept = {name: record for name, record in regularizers.items() if name not in ignored}
     if isinstance(spec.space, str):
-        space, kept, refusals = _fitted(spec, target, kept, space, fixed)
+        from hpo.fitting import fitted
+
+        space, kept, refusals = fitted(spec, target, kept, space, fixed)
         idle &= {*space}
         notes += refusals
     return Problem(
         *(spec, target, True, space, fixed_domains, fixed, kept, training, idle, tuple(notes))
     )
-
-
-def _fitted(
-    spec: StudySpec,
-    target: Any,
-    records: Mapping[str, Regularizer],
-    space: SearchSpace,
-    fixed: Point,
-) -> tuple[SearchSpace, dict[str, Regularizer], list[str]]:
-    """A ready-made space without the regularizers that refuse this task, those that are left, and
-    what the others say."""
-    from hpo.fitting import unfit
-
-    refusals = unfit(target, records, space, fixed, spec.seed)
-    kept = {name: record for name, record in records.items() if name not in refusals}
-    used = {knob for record in kept.values() for knob in record.knobs}
-    used |= {*(getattr(target, "space", None) or ()), "learning_rate"}
-    domains = {name: domain for name, domain in space.items() if name in used}
-    if not domains:
-        raise HpoError(
-            f"nothing of space {spec.space} fits objective {spec.objective}",
-            hint="\n".join(error.message for error in refusals.values()),
-            code="no-space",
-            found=spec.space,
-            path=("space",),
-        )
-    by_reason: dict[str, list[str]] = {}
-    for name, error in refusals.items():
-        by_reason.setdefault(error.message.removeprefix(f"{name} "), []).append(name)
-    told = [f"{', '.join(names)} left out: {reason}" for reason, names in by_reason.items()]
-    return SearchSpace(domains), kept, told
 
 
 def _black_box(spec: StudySpec, target: Any) -> Problem:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -23,6 +24,16 @@ def names() -> list[str]:
 
 
 @cache
+def operations(kind: str) -> tuple[str, ...]:
+    """The names of the operations on examples of this kind."""
+    found: list[tuple[str, Any]] = [
+        (_AUGMENT + name, plugins.load(OPERATIONS, name, "OPERATION"))
+        for name in plugins.names(OPERATIONS)
+    ]
+    return tuple(name for name, operation in found if operation.kind == kind)
+
+
+@cache
 def load(name: str) -> Regularizer:
     """The record of this name; of an operation, the regularizer that it is by itself.
 
@@ -36,8 +47,9 @@ def load(name: str) -> Regularizer:
     package, attribute = REGULARIZERS, "REGULARIZER"
     if name in plugins.names(POLICIES):
         package, attribute = POLICIES, "POLICY"
-    record: Any = plugins.load(package, name, attribute)
-    return record  # type: ignore[no-any-return]
+    found: Any = plugins.load(package, name, attribute)
+    record: Regularizer = found
+    return replace(record, stage="augment") if package == POLICIES else record
 
 
 def about(name: str) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Strength: TypeAlias = Union[float, "Tensor"]
 Strengths: TypeAlias = Mapping[str, Strength]
 Scope: TypeAlias = Literal["example", "batch"]
+Stage: TypeAlias = Literal["augment", "noise", "mix"]
 
 # What a hook takes, after what its regularizer remembers if it remembers anything:
 BatchHook: TypeAlias = "Callable[..., Batch]"  # batch, strengths, generator
@@ -35,6 +36,7 @@ AscentHook: TypeAlias = "Callable[..., Mapping[str, Tensor]]"  # parameters, gra
 OptimizerHook: TypeAlias = "Callable[..., None]"  # parameters, strengths, learning rate
 LearnHook: TypeAlias = "Callable[..., None]"  # pass, strengths, generator
 
+STAGES: tuple[Stage, ...] = ("augment", "noise", "mix")
 PER_EXAMPLE = ("batch", "activation", "attention", "target", "loss_example", "loss_output")
 PER_BATCH = ("loss_batch", "penalty", "parameter", "ascent", "optimizer")
 HOOKS = (*PER_EXAMPLE, *PER_BATCH)
@@ -86,7 +88,10 @@ class Regularizer:
     `activation` acts, at dropout layers or at the ends of residual branches. `replaces_dropout`:
     while it acts, the own rate of a dropout site does not. `attends`: it reads attention weights.
     `once`: it takes derivatives inside its hooks that cannot themselves be taken within self-tuning
-    layers. `slow`: the knobs that `learn` alone uses, so that no loss depends on them at once.
+    layers. `stage`: when its `batch` hook acts: augmentation comes first, then noise, then mixing,
+    which makes one example of several. `whole`: it compares an example with what it was before or
+    is elsewhere, which mixing would spoil. `slow`: the knobs that `learn` alone uses, so that no
+    loss depends on them at once.
 
     A knob with a value `off` is a strength, any other something like a probability. In a study that
     names a strength of a record, its other strengths are off and the rest stays at its start.
@@ -109,6 +114,8 @@ class Regularizer:
     learn: LearnHook | None = None
     differentiable: bool = False
     surrogate: bool = False
+    stage: Stage = "noise"
+    whole: bool = False
     site: Literal["dropout", "branch"] = "dropout"
     replaces_dropout: bool = False
     attends: bool = False

@@ -478,5 +478,56 @@ def test_a_model_that_shows_no_outputs_is_refused_with_a_sentence() -> None:
 def test_two_ascents_are_refused() -> None:
     records = {"probe": record(ascent=uphill)}
     other = Regularizer(knobs={"other": Float(0.0, 1.0, off=0.0)}, ascent=uphill)
-    with pytest.raises(HpoError, match="other and probe"):
+    with pytest.raises(HpoError, match="other and probe both say"):
         list(train(Blobs(), {**records, "other": other}, constant(probe=1, other=1), ONE_STEP, 0))
+
+
+def test_what_compares_an_example_with_itself_is_refused_beside_what_blends_it() -> None:
+    records = {"probe": record(loss_output=lambda seen, h, rng: seen.outputs[:, 0], whole=True)}
+    blend = Regularizer(
+        knobs={"blend": Float(0.0, 1.0, off=0.0)}, batch=lambda batch, h, rng: batch, stage="mix"
+    )
+    with pytest.raises(HpoError, match="probe compares an example with itself, and blend"):
+        list(train(Blobs(), {**records, "blend": blend}, constant(probe=1, blend=1), ONE_STEP, 0))
+
+
+def test_batches_are_augmented_first_then_made_noisy_then_mixed() -> None:
+    order: list[str] = []
+
+    def noting(name: str, stage: Any) -> Regularizer:
+        def note(batch: Batch, h: Strengths, rng: torch.Generator) -> Batch:
+            order.append(name)
+            return batch
+
+        return Regularizer(knobs={name: Float(0.0, 1.0, off=0.0)}, batch=note, stage=stage)
+
+    stages = {"a": "mix", "b": "noise", "c": "augment", "d": "augment"}
+    records = {name: noting(name, stage) for name, stage in stages.items()}
+    list(train(Blobs(), records, constant(**dict.fromkeys(stages, 1.0)), ONE_STEP, 0))
+    assert order[-4:] == ["c", "d", "b", "a"]
+
+
+def test_after_an_ascent_what_learns_sees_the_pass_at_the_weights_themselves() -> None:
+    seen: list[Tensor] = []
+
+    def remember(begun: Beginning) -> Beginning:
+        return begun
+
+    def learn(begun: Beginning, passed: Pass, h: Strengths, rng: torch.Generator) -> None:
+        seen.append(passed.outputs.detach())
+
+    learner = record(remember=remember, learn=learn, loss_output=_nothing)
+    climber = Regularizer(knobs={"climb": Float(0.0, 9.0, off=0.0)}, ascent=_far)
+    still = Training(steps=1, optimizer="sgd", learning_rate=1e-30)
+    list(train(Normed(), {"probe": learner}, constant(probe=1.0), still, 0))
+    records = {"probe": learner, "climb": climber}
+    list(train(Normed(), records, constant(probe=1.0, climb=1.0), still, 0))
+    torch.testing.assert_close(seen[1], seen[0])
+
+
+def _nothing(_: Any, seen: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
+    return torch.zeros(len(seen.outputs))
+
+
+def _far(parameters: Any, gradients: Any, h: Strengths) -> dict[str, Tensor]:
+    return {name: p + h["climb"] for name, p in parameters.items()}

@@ -61,7 +61,7 @@ LEFT_OUT = {
     " mean_teacher mixed_barlow mutex sam serene vat vicreg",
     "factorises": "nuclear spectral whitening",
     "is for weights trained before": "ewc l2_to_start lwf",
-    "goes against another of the list": "attentive_cutmix cutmix norm_loss weight_compander",
+    "goes against another of the list": "attentive_cutmix cutmix mixup norm_loss weight_compander",
     "is for few models, or asks something of the task": "bpe_dropout path_norm",
     "is for outputs that are pictures": "field_of_experts graph_laplacian sobolev tv",
 }

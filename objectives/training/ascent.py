@@ -25,6 +25,7 @@ def backward_uphill(run: "Run", batch: Batch, knobs: Mapping[str, Any]) -> tuple
     """
     draws = run.noise.get_state(), run.streams.now()
     losses, added = run.regularization.loss(run.model, batch, knobs)
+    passed = run.regularization.last_pass()
     require_gradient(losses, run.task)
     rows = _rows(run, batch, losses, knobs)
     uphill, rest = _split(losses, rows)
@@ -51,6 +52,7 @@ def backward_uphill(run: "Run", batch: Batch, knobs: Mapping[str, Any]) -> tuple
             _put(run, start)
         run.noise.set_state(after[0])
         run.streams.rewind(after[1])
+    run.regularization.keep_pass(passed)  # what learns, learns from where the weights are
     mean = losses.mean() if added is None else losses.mean() + added
     return mean, mean if penalty is None else mean + penalty
 

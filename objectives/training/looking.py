@@ -95,6 +95,10 @@ class Looking:
         passed, self._last = self._last, None
         return passed
 
+    def keep(self, passed: Pass | None) -> None:
+        """Makes a pass the last one again."""
+        self._last = passed
+
     def learn(self, passed: Pass, knobs: Knobs) -> None:
         """Lets them learn from a pass."""
         for regularizer in self._records:

@@ -16,9 +16,10 @@ from objectives.training.places import Knobs, Places
 from objectives.training.reparametrisation import Reparametrisation
 from objectives.training.softtargets import SoftTargets
 from objectives.training.task import Task, task_name
+from search_spaces.clashes import refuse_clashes
 from search_spaces.errors import HpoError
 from search_spaces.passes import Beginning, Pass
-from search_spaces.regularizer import Batch, Regularizer
+from search_spaces.regularizer import STAGES, Batch, Regularizer
 
 
 class Regularization:
@@ -37,8 +38,8 @@ class Regularization:
         rng: torch.Generator,
         begun: Callable[[], Beginning],
     ) -> None:
-        # In the order of their names: the draws must not depend on how a spec was written.
-        self._regularizers, self._memories = dict(sorted(regularizers.items())), dict[str, Any]()
+        refuse_clashes(regularizers)
+        self._regularizers, self._memories = _in_order(regularizers), dict[str, Any]()
         if any(r.remember for r in regularizers.values()):
             self._regularizers, self._memories = bound(self._regularizers, begun())
         records = self._regularizers.values()
@@ -68,18 +69,8 @@ class Regularization:
 
     @property
     def ascending(self) -> Regularizer | None:
-        """The one that says where the gradient of a step is taken, if there is one.
-
-        HpoError for more than one.
-        """
-        found = {n: r for n, r in self._regularizers.items() if r.ascent is not None}
-        if len(found) > 1:
-            raise HpoError(
-                f"{' and '.join(found)} both say where the gradient is taken",
-                hint="leave one of them out of the space",
-                code="refused",
-            )
-        return next(iter(found.values()), None)
+        """The one that says where the gradient of a step is taken, if there is one."""
+        return next((r for r in self._regularizers.values() if r.ascent is not None), None)
 
     def _check(
         self, name: str, regularizer: Regularizer, knob: str, point: Mapping[str, Any]
@@ -180,6 +171,10 @@ class Regularization:
         """The last pass that regularizers looked at, if one of them learns; it is given once."""
         return self._looking.taken()
 
+    def keep_pass(self, passed: Pass | None) -> None:
+        """Makes a pass the last one again."""
+        self._looking.keep(passed)
+
     def learn(self, passed: Pass | None, knobs: Knobs) -> None:
         """Lets regularizers learn from a pass, after the step that it led to. The model has the
         weights of an evaluation then: what noise made of them is not to be remembered."""
@@ -258,3 +253,12 @@ class Regularization:
     def attach(self) -> list[Callable[[], None]]:
         """Puts the regularizers on the model; gives back what undoes it."""
         return [*self._weights.attach(), *self._looking.attach(), *self._sites.attach()]
+
+
+def _in_order(regularizers: Mapping[str, Regularizer]) -> dict[str, Regularizer]:
+    """By stage, and by name: the draws must not depend on how a spec was written."""
+
+    def place(item: tuple[str, Regularizer]) -> tuple[int, str]:
+        return STAGES.index(item[1].stage), item[0]
+
+    return dict(sorted(regularizers.items(), key=place))

@@ -159,6 +159,7 @@ def as_regularizer(name: str, operation: Operation) -> Regularizer:
 
     return Regularizer(
         knobs={knob: operation.knob},
+        stage="augment",
         batch=change if operation.remember is None else change_within,
         remember=operation.remember,
         differentiable=operation.differentiable,

@@ -87,5 +87,6 @@ REGULARIZER = Regularizer(
     },
     batch=paste,
     remember=model_of,
+    stage="mix",
     note="images and models with convolutions; cells of 49, and the share of images they go into",
 )

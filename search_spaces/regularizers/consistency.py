@@ -52,5 +52,6 @@ REGULARIZER = Regularizer(
     loss_output=disagreement,
     differentiable=True,
     surrogate=True,
+    whole=True,
     note="classification only; one more pass a step; with augmentation or dropout in the space",
 )

@@ -56,5 +56,6 @@ REGULARIZER = Regularizer(
         "cutmix_probability": Float(0.0, 1.0, start=0.5, limits=(0.0, 1.0)),
     },
     batch=paste,
+    stage="mix",
     note="images only; alpha of the Beta distribution, and the share of images that get a box",
 )

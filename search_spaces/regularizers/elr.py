@@ -59,5 +59,6 @@ REGULARIZER = Regularizer(
     remember=lambda beginning: class_memory(beginning, KNOB),
     learn=remember,
     differentiable=True,
+    whole=True,
     note="classification only, for wrong labels; knows a training example by its raw inputs",
 )

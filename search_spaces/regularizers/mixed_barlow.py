@@ -70,5 +70,6 @@ REGULARIZER = Regularizer(
     },
     loss_batch=term,
     differentiable=True,
+    whole=True,
     note="the term on blends alone: beside barlow it is the whole loss of mixed Barlow Twins",
 )

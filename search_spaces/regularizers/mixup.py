@@ -56,5 +56,6 @@ REGULARIZER = Regularizer(
     knobs={"mixup": Float(0.0, 1.0, start=0.1, off=0.0, limits=(0.0, float("inf")))},
     batch=mix,
     differentiable=True,
+    stage="mix",
     note="the knob is alpha of the Beta distribution; 0 is off, 1 mixes uniformly",
 )

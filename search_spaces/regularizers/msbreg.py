@@ -81,5 +81,6 @@ REGULARIZER = Regularizer(
     },
     loss_batch=term,
     differentiable=True,
+    whole=True,
     note="formulas reconstructed from the paper's description",
 )

@@ -50,5 +50,6 @@ REGULARIZER = Regularizer(
     loss_output=exclusion,
     differentiable=True,
     surrogate=True,
+    whole=True,
     note="classification only; one more pass a step; how many classes an unclear example is not",
 )

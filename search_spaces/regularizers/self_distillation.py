@@ -80,5 +80,6 @@ REGULARIZER = Regularizer(
     remember=lambda beginning: class_memory(beginning, KNOB),
     learn=remember,
     differentiable=True,
+    whole=True,
     note="for cross-entropy; meant to grow over training; knows an example by its raw inputs",
 )

@@ -61,5 +61,6 @@ REGULARIZER = Regularizer(
     },
     loss_batch=term,
     differentiable=True,
+    whole=True,
     note="on the input of the last linear layer; the views differ by what is drawn, or by noise",
 )

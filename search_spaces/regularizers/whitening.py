@@ -58,5 +58,6 @@ REGULARIZER = Regularizer(
     },
     loss_batch=term,
     differentiable=True,
+    whole=True,
     note="a Cholesky factor of the last linear layer's inputs; more rows than these are best",
 )
