@@ -19,6 +19,8 @@ from search_spaces.domains import Float
 from search_spaces.schedule import Schedule
 from search_spaces.space import SearchSpace
 
+pytestmark = pytest.mark.slow
+
 SHORT = Training(steps=30, evaluations=2, learning_rate=2e-3)
 ROWS = 20_000
 

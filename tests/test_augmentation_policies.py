@@ -22,6 +22,8 @@ from search_spaces.augmentation.values import Range
 from search_spaces.errors import HpoError
 from search_spaces.passes import Beginning, Pass
 
+pytestmark = pytest.mark.slow
+
 UNIT = Range(0.0, 1.0)
 
 

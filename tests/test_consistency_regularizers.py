@@ -17,6 +17,8 @@ from objectives.training.options import Training
 from search_spaces import HpoError
 from search_spaces.passes import Pass
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("vat", "consistency", "mutex", "jacobian", "contractive")
 SHORT = Training(steps=30, evaluations=2, learning_rate=2e-3)
 

@@ -28,6 +28,8 @@ from search_spaces.frozen import Frozen, Start, divergence
 from search_spaces.passes import Beginning, Pass
 from search_spaces.regularizers.self_distillation import mixing_weight
 
+pytestmark = pytest.mark.slow
+
 ROWS, CLASSES = 6, 4
 NAMES = [
     "acls", "attention_entropy", "distillation", "elr", "feature_distillation", "lwf",

@@ -101,6 +101,7 @@ def test_long_labels_and_lines_stay_inside_the_page() -> None:
     assert picture(long).height > picture(short).height
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", augmenting(catalogue.names()))
 def test_everything_that_augments_has_a_sheet(name: str, photos: str) -> None:
     sheet, _ = of_policy(name, photos, {})

@@ -27,6 +27,8 @@ from search_spaces.regularizer import Batch, Regularizer
 from search_spaces.schedule import Schedule
 from search_spaces.space import SearchSpace
 
+pytestmark = pytest.mark.slow
+
 ROWS, CLASSES, WORDS = 12, 3, 11
 ONE_STEP = Training(steps=1, optimizer="sgd", learning_rate=0.1, learning_rate_schedule="constant")
 THREE_STEPS = Training(steps=3, evaluations=1, learning_rate=0.01)
