@@ -193,7 +193,7 @@ def test_errors_are_documents_with_their_place(here: Path) -> None:
     ended = hpo("check", "study.yaml", "--json")
     assert ended.code == 2 and ended.err == ""
     error = ended.document["error"]
-    assert error.pop("hint").startswith("known: ") and error.pop("message").startswith(
+    assert error.pop("hint").startswith("like it: dropout, ") and error.pop("message").startswith(
         "unknown knob"
     )
     assert error == {

@@ -281,6 +281,7 @@ def same(one: list[Measurement], other: list[Measurement]) -> bool:
     return [str(m.to_json()) for m in one] == [str(m.to_json()) for m in other]  # nan is nan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_chain_killed_at_any_measurement_goes_on_to_the_bit(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -444,6 +444,7 @@ def test_knobs_that_stand_still_leave_training_as_it_is(name: str, curvature: An
             assert one.metrics[key] == value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_killed_at_any_measurement_goes_on_to_the_bit(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -657,6 +658,7 @@ def test_the_smallest_of_runs(name: str) -> None:
     assert found[-1].point == pytest.approx(found[0].point)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", TRAININGS)
 @pytest.mark.parametrize("name", METHODS)
 def test_every_optimizer_with_and_without_clipping_and_in_double_precision(

@@ -26,6 +26,8 @@ import torch
 from torch import nn
 from search_spaces.regularizer import Batch
 
+pytestmark = pytest.mark.slow
+
 
 class Photos:
     """Coloured noise that is smooth, in two classes."""

@@ -86,6 +86,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_driver_killed_at_any_write_to_its_files_is_continued_to_the_same_end(
     mlruns: Path, tmp_path: Path, case: str

@@ -99,6 +99,7 @@ def test_moving_the_centre_leaves_the_network_as_it_is() -> None:
     assert torch.equal(run.model(inputs), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["momentum", "adamw"])
 def test_killed_after_any_measurement_a_run_ends_with_the_same_bits(
     optimizer: str, tmp_path: Path

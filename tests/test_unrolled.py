@@ -19,6 +19,8 @@ from toy_bilevel import (
 import hpo
 from search_spaces.domains import Float
 
+pytestmark = pytest.mark.slow
+
 UNROLLED = ("reverse", "forward")
 
 

@@ -13,6 +13,8 @@ from search_spaces.augmentation.operation import SHAPES, Operation, as_regulariz
 from search_spaces.augmentation.split import Split
 from search_spaces.augmentation.values import Range
 
+pytestmark = pytest.mark.slow
+
 PACKAGE = "search_spaces.augmentation.operations"
 NAMES = plugins.names(PACKAGE)
 ROWS = 6

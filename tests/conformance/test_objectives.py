@@ -246,6 +246,7 @@ def trained(task: Any, records: dict[str, Any]) -> Measurement:
     return list(train(task, records, tuner, SHORT, 0))[-1]
 
 
+@pytest.mark.slow
 def test_three_steps_with_every_regularizer(task: Any) -> None:
     fitting = {}
     for name in REGULARIZERS:

@@ -76,6 +76,7 @@ SPACES = (
 )
 
 
+@pytest.mark.slow
 class TestOptunaSuites(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnlySamplerTestCase):
     """The suites that Optuna ships for authors of samplers, with our default options."""
 
@@ -84,6 +85,7 @@ class TestOptunaSuites(BasicSamplerTestCase, RelativeSamplerTestCase, SingleOnly
         return lambda: samplers.optuna_sampler(request.param, seed=0)
 
 
+@pytest.mark.slow
 class TestOptunaSuitesWithModels(RelativeSamplerTestCase):
     """The same for samplers that start with random trials, with the model used at once."""
 
@@ -112,6 +114,7 @@ def test_points_are_in_range_and_repeat_with_the_seed(name: str) -> None:
             assert type(value) in (bool, int, float, str), (key, type(value))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", [7, 14])
 @pytest.mark.parametrize("name", NAMES)
 def test_resumed_equals_uninterrupted(name: str, first: int, tmp_path: Path) -> None:
