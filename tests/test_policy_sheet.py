@@ -21,14 +21,12 @@ from hpo.policysheet import augmenting, of_policy
 from hpo.sheet import Sheet, picture, save
 from search_spaces import catalogue
 
+pytestmark = pytest.mark.slow
+
 PHOTOS = '''
 import torch
 from torch import nn
 from search_spaces.regularizer import Batch
-
-pytestmark = pytest.mark.slow
-
-
 class Photos:
     """Coloured noise that is smooth, in two classes."""
 
