@@ -49,20 +49,25 @@ def fitted(
 
 
 def check(problem: Problem) -> None:
-    """Raises HpoError for a regularizer that the study names and the task refuses; of a ready-made
+    """Raises HpoError for regularizers that the study names and the task refuses; of a ready-made
     space those have been left out."""
     if not problem.is_task:
         return
     spec, used = problem.spec, problem.regularizers
-    for name, error in unfit(problem.target, used, problem.space, problem.fixed, spec.seed).items():
-        own = [knob for knob in used[name].knobs if knob in problem.space or knob in problem.fixed]
-        key = "space" if own[0] in problem.space else "fixed"
-        raise HpoError(
-            f"objective {spec.objective}: {error.message}",
-            hint=f"{error.hint}\nleave out {', '.join(own)}",
-            code=error.code,
-            path=(key, own[0]),
-        )
+    refusals = unfit(problem.target, used, problem.space, problem.fixed, spec.seed)
+    if not refusals:
+        return
+    given = {**problem.space, **problem.fixed}
+    own = [knob for name in refusals for knob in used[name].knobs if knob in given]
+    (first, *others) = refusals.values()
+    raise HpoError(
+        f"objective {spec.objective}: {first.message}",
+        hint="\n".join(
+            [first.hint, *(other.message for other in others), f"leave out {', '.join(own)}"]
+        ),
+        code=first.code,
+        path=("space" if own[0] in problem.space else "fixed", own[0]),
+    )
 
 
 def unfit(

@@ -48,6 +48,7 @@ def test_a_space_of_which_nothing_fits_is_refused_with_the_reasons() -> None:
     ("given", "key", "reason"),
     [
         ({"space": ["l2", "tv"]}, ("space", "tv"), "pictures"),
+        ({"space": ["tv", "sobolev", "l2"]}, ("space", "sobolev"), "leave out sobolev, tv"),
         ({"space": ["l2"], "fixed": {"distillation": 0.5}}, ("fixed", "distillation"), "teacher"),
     ],
 )
@@ -70,3 +71,14 @@ def test_trying_leaves_the_task_and_the_generators_as_they_were() -> None:
     first, again = loaded("noisy_labels"), loaded("noisy_labels")
     assert torch.equal(torch.get_rng_state(), before)
     assert first.notes == again.notes and first.space == again.space
+
+
+def test_check_tells_what_the_task_refuses_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shell import hpo as shell
+
+    monkeypatch.chdir(tmp_path)
+    ended = shell("check", "--objective", "digits", "--set", "space=[l2, tv]")
+    assert ended.code == 2 and "pictures" in ended.err and "leave out tv" in ended.err
+    assert "Traceback" not in ended.err + ended.out

@@ -41,6 +41,7 @@ def command(
     """Validates a study, prints its plan and trains three steps; starts nothing."""
     from hpo.cli._spec import given
     from hpo.errors import HpoError
+    from hpo.fitting import check as fit
     from hpo.linting import linted
     from hpo.preparation import Launch, resolve
     from hpo.probe import probe
@@ -51,6 +52,7 @@ def command(
         measured = None
         if not (no_probe or print_spec):
             problem = linted(problem)
+            fit(problem)
             measured = probe(problem)
     except HpoError as error:
         raise source.placed(error) from None
