@@ -22,7 +22,7 @@ from hpo.lock import LEASE_SECONDS, KeptLease, Lease, holder, lock
 from hpo.patience import Unreachable
 from hpo.preparation import Launch
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.usefixtures("quick"), pytest.mark.slow]
 
 HOLD = """
 import sys, time

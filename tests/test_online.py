@@ -29,6 +29,8 @@ from search_spaces.domains import Float
 from search_spaces.errors import HpoError
 from search_spaces.space import SearchSpace
 
+pytestmark = pytest.mark.slow
+
 METHODS = {
     "cg": Hypergrad("cg"),
     "neumann": Hypergrad("neumann"),

@@ -35,6 +35,8 @@ from search_spaces.domains import Float
 from search_spaces.errors import HpoError
 from search_spaces.regularizer import Batch
 
+pytestmark = pytest.mark.slow
+
 DOUBLE = torch.float64
 METHODS: dict[str, Method] = {
     "cg": Hypergrad("cg"),

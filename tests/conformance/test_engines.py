@@ -17,7 +17,7 @@ from hpo.launch import launch
 from hpo.preparation import Launch
 from hpo.result import open_study
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = [pytest.mark.usefixtures("quick"), pytest.mark.slow]
 
 # Starting a worker of a cluster takes seconds: one number of them has to do.
 WAYS = [
