@@ -56,9 +56,11 @@ class Scene:
 
     @property
     def labels(self) -> list[str]:
-        """A label for each image: its class."""
-        classes = self.batch.targets.argmax(1).tolist()
-        return [f"class {label}" for label in classes]
+        """A label for each image: its class if it has one, else its number."""
+        targets = self.batch.targets
+        if targets.ndim != 2:
+            return [f"image {number + 1}" for number in range(len(targets))]
+        return [f"class {label}" for label in targets.argmax(1).tolist()]
 
 
 def augmenting(names: Sequence[str]) -> list[str]:

@@ -223,3 +223,9 @@ def test_a_study_without_augmentation_has_no_sheet(
     assert not result.folder.policy.exists()
     ended = shell("show", "plain", "--policy")
     assert ended.code == 2 and "changes no inputs" in ended.err
+
+
+def test_images_without_a_class_have_numbers() -> None:
+    sheet, _ = of_policy("augment.rotate", "denoise", {})
+    assert sheet.rows[:2] == ["image 1", "image 2"]
+    assert picture(sheet).width < 2000
