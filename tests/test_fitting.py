@@ -82,3 +82,9 @@ def test_check_tells_what_the_task_refuses_without_a_traceback(
     ended = shell("check", "--objective", "digits", "--set", "space=[l2, tv]")
     assert ended.code == 2 and "pictures" in ended.err and "leave out tv" in ended.err
     assert "Traceback" not in ended.err + ended.out
+
+
+def test_augmentation_of_inputs_alone_is_refused_where_targets_are_pictures() -> None:
+    with pytest.raises(HpoError, match="nothing of space augment_images fits") as error:
+        loaded("augment_images", objective="denoise", objective_options={})
+    assert "place by place" in error.value.hint

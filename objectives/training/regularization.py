@@ -104,8 +104,10 @@ class Regularization:
                 batch = batch._replace(targets=soft)
         elif self._needs_probabilities:
             self._targets.check(batch.targets, self._needs_probabilities)
-        for regularizer in self._regularizers.values():
+        for name, regularizer in self._regularizers.items():
             if regularizer.batch is not None:
+                if regularizer.stage == "augment":
+                    _refuse_pictures(name, batch)
                 changed = regularizer.batch(batch, knobs, self._rng)
                 batch = changed._replace(inputs=changed.inputs.to(batch.inputs.dtype))
         for regularizer in self._regularizers.values():
@@ -253,6 +255,18 @@ class Regularization:
     def attach(self) -> list[Callable[[], None]]:
         """Puts the regularizers on the model; gives back what undoes it."""
         return [*self._weights.attach(), *self._looking.attach(), *self._sites.attach()]
+
+
+def _refuse_pictures(name: str, batch: Batch) -> None:
+    """HpoError where targets have places as inputs do: what moves one must move the other."""
+    targets = batch.targets
+    if targets.ndim > 2 and targets.shape[2:] == batch.inputs.shape[2:]:
+        raise HpoError(
+            f"{name} changes inputs alone, and targets of shape {tuple(targets.shape)} go with them"
+            " place by place",
+            hint="augment inputs and targets together in batches(), and leave this knob out",
+            code="bad-batch",
+        )
 
 
 def _in_order(regularizers: Mapping[str, Regularizer]) -> dict[str, Regularizer]:
