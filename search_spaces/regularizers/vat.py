@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from search_spaces.domains import Float, Int
 from search_spaces.regularizer import Regularizer, Strengths, real, spread
-from search_spaces.regularizers._nearby import directions, length, like, probe, rewinding
+from search_spaces.regularizers._nearby import directions, length, like, probe
+from search_spaces.rewinding import rewinding
 
 if TYPE_CHECKING:
     from collections.abc import Callable

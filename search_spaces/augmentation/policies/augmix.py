@@ -10,7 +10,7 @@ from search_spaces.augmentation.split import column
 from search_spaces.augmentation.values import Range
 from search_spaces.domains import Float, Int
 from search_spaces.regularizer import Batch, Regularizer, Strengths, spread, uniform
-from search_spaces.regularizers._nearby import rewinding
+from search_spaces.rewinding import rewinding
 
 if TYPE_CHECKING:
     import torch
