@@ -14,11 +14,11 @@ Rows = list[dict[str, Any]]
 
 EXAMPLES = """\b
 Examples:
-  hpo list                      studies, the one touched last first
-  hpo list regularizers         knobs, and which samplers can tune them
-  hpo list augmentations --long with what each is, and why a sampler cannot tune it
-  hpo list spaces               sets of knobs for space:, hpo init --space NAME copies one
-  hpo list samplers --long      with their options
+  hpo list                       studies, the one touched last first
+  hpo list regularizers          knobs, and which samplers can tune them
+  hpo list augmentations --long  with what each is, and why a sampler cannot tune it
+  hpo list spaces                sets of knobs for space:, hpo init --space NAME copies one
+  hpo list samplers --long       with their options
 """
 
 
