@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from search_spaces.augmentation.vocabulary import Vocabulary
@@ -88,6 +89,15 @@ class Beginning:
     seed: int
     device: torch.device
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
+
+    @cached_property
+    def span(self) -> tuple[float, float]:
+        """The smallest and the largest value of the training inputs, looked for once."""
+        low, high = float("inf"), float("-inf")
+        for batch in self.batches():
+            low = min(low, float(batch.inputs.min()))
+            high = max(high, float(batch.inputs.max()))
+        return low, high
 
     def weights(self) -> Mapping[str, Tensor]:
         """Copies of the trained parameters as they are at the start, by name."""

@@ -531,3 +531,30 @@ def _nothing(_: Any, seen: Pass, h: Strengths, rng: torch.Generator) -> Tensor:
 
 def _far(parameters: Any, gradients: Any, h: Strengths) -> dict[str, Tensor]:
     return {name: p + h["climb"] for name, p in parameters.items()}
+
+
+def test_the_span_of_the_inputs_is_looked_for_once_however_many_ask() -> None:
+    asked: list[float] = []
+
+    class Counting(Blobs):
+        passes = 0
+
+        def batches(self, split: str, rng: torch.Generator) -> Any:
+            self.passes += split == "train"
+            return super().batches(split, rng)
+
+    def remember(begun: Beginning) -> None:
+        asked.extend(begun.span)
+
+    def nothing(_: None, losses: Tensor, h: Strengths) -> Tensor:
+        return losses
+
+    task = Counting()
+    other = Regularizer(
+        knobs={"other": Float(0.0, 1.0, off=0.0)}, remember=remember, loss_example=nothing
+    )
+    records = {"probe": record(remember=remember, loss_example=nothing), "other": other}
+    list(train(task, records, constant(probe=1.0, other=1.0), ONE_STEP, 0))
+    inputs = task.data["train"][0]
+    assert asked == [float(inputs.min()), float(inputs.max())] * 2
+    assert task.passes == 2  # one for the span, one to train

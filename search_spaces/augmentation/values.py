@@ -22,11 +22,7 @@ class Range:
     @staticmethod
     def seen(beginning: Beginning) -> Range:
         """The range of the inputs of the training split."""
-        low, high = float("inf"), float("-inf")
-        for batch in beginning.batches():
-            low = min(low, float(batch.inputs.min()))
-            high = max(high, float(batch.inputs.max()))
-        return Range(low, high)
+        return Range(*beginning.span)
 
 
 UNIT = Range(0.0, 1.0)
