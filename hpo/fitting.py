@@ -27,8 +27,9 @@ def fitted(
     fixed: Point,
 ) -> tuple[SearchSpace, dict[str, Regularizer], list[str]]:
     """A ready-made space without the regularizers that refuse this task, those that are left, and
-    what the others say."""
+    what the others say. Raises HpoError where a study fixes a knob of one that refuses it."""
     refusals = unfit(target, records, space, fixed, spec.seed)
+    _refuse({n: e for n, e in refusals.items() if {*records[n].knobs} & {*fixed}}, spec, records)
     kept = {name: record for name, record in records.items() if name not in refusals}
     used = {knob for record in kept.values() for knob in record.knobs}
     used |= {*(getattr(target, "space", None) or ()), "learning_rate"}
@@ -49,16 +50,25 @@ def fitted(
 
 
 def check(problem: Problem) -> None:
-    """Raises HpoError for regularizers that the study names and the task refuses; of a ready-made
-    space those have been left out."""
-    if not problem.is_task:
-        return
-    spec, used = problem.spec, problem.regularizers
-    refusals = unfit(problem.target, used, problem.space, problem.fixed, spec.seed)
+    """Raises HpoError for regularizers that the study names and the task refuses.
+
+    Not for a ready-made space, of which those have been left out by `fitted`.
+    """
+    if problem.is_task:
+        spec, used = problem.spec, problem.regularizers
+        refusals = unfit(problem.target, used, problem.space, problem.fixed, spec.seed)
+        _refuse(refusals, spec, used)
+
+
+def _refuse(
+    refusals: Mapping[str, HpoError], spec: StudySpec, records: Mapping[str, Regularizer]
+) -> None:
+    """Raises one HpoError for all the refusals, if there are any."""
     if not refusals:
         return
-    given = {**problem.space, **problem.fixed}
-    own = [knob for name in refusals for knob in used[name].knobs if knob in given]
+    searched = {*spec.space} if not isinstance(spec.space, str) else set()
+    given = searched | {*spec.fixed}
+    own = [knob for name in refusals for knob in records[name].knobs if knob in given]
     (first, *others) = refusals.values()
     raise HpoError(
         f"objective {spec.objective}: {first.message}",
@@ -66,7 +76,7 @@ def check(problem: Problem) -> None:
             [first.hint, *(other.message for other in others), f"leave out {', '.join(own)}"]
         ),
         code=first.code,
-        path=("space" if own[0] in problem.space else "fixed", own[0]),
+        path=("space" if own[0] in searched else "fixed", own[0]),
     )
 
 

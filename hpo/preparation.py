@@ -44,7 +44,8 @@ def prepare(spec: StudySpec, how: Launch) -> tuple[StudySpec, Folder, Problem]:
     if not how.resume:
         folders.refuse_existing(folder, described(folder) if folder.exists() else "")
         problem = linting.linted(resolve(spec, how))
-        fitting.check(problem)
+        if not isinstance(spec.space, str):
+            fitting.check(problem)
         return problem.spec, folder, problem
     if how.start is not None:
         raise HpoError(

@@ -88,3 +88,10 @@ def test_augmentation_of_inputs_alone_is_refused_where_targets_are_pictures() ->
     with pytest.raises(HpoError, match="nothing of space augment_images fits") as error:
         loaded("augment_images", objective="denoise", objective_options={})
     assert "place by place" in error.value.hint
+
+
+def test_a_fixed_strength_that_is_refused_ends_a_ready_made_space_too() -> None:
+    with pytest.raises(HpoError, match="teacher") as error:
+        loaded("noise", fixed={"distillation": 0.5})
+    assert error.value.path == ("fixed", "distillation")
+    assert "leave out distillation" in error.value.hint

@@ -48,11 +48,13 @@ def command(
 
     source = given(spec, sets, options)
     try:
-        problem = resolve(source.spec(), Launch(mlruns))
+        wanted = source.spec()
+        problem = resolve(wanted, Launch(mlruns))
         measured = None
         if not (no_probe or print_spec):
             problem = linted(problem)
-            fit(problem)
+            if not isinstance(wanted.space, str):
+                fit(problem)
             measured = probe(problem)
     except HpoError as error:
         raise source.placed(error) from None
