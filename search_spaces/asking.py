@@ -22,13 +22,11 @@ def outputs(losses: Losses, model: nn.Module, batch: Batch, user: str) -> Tensor
     compares; calling the model with the inputs themselves would ask another question. Of several
     outputs it is the first. HpoError if the loss does not call the model.
     """
-    from torch import Tensor
-
     found: list[Tensor] = []
 
     def note(_: nn.Module, __: Any, output: Any) -> None:
-        first = output[0] if isinstance(output, tuple | list) and output else output
-        if isinstance(first, Tensor):
+        first = first_of(output)
+        if first is not None:
             found[:] = [first]
 
     handle = model.register_forward_hook(note)
@@ -36,16 +34,29 @@ def outputs(losses: Losses, model: nn.Module, batch: Batch, user: str) -> Tensor
         losses(model, batch)
     finally:
         handle.remove()
-    if not found or found[0].ndim == 0 or len(found[0]) != len(batch.targets):
-        shape = f"shape {tuple(found[0].shape)}" if found else "nothing"
+    return by_row(found[0] if found else None, len(batch.targets), user)
+
+
+def first_of(output: Any) -> Tensor | None:
+    """The tensor that a model puts out, of several the first; None if that is none."""
+    from torch import Tensor
+
+    first = output[0] if isinstance(output, tuple | list) and output else output
+    return first if isinstance(first, Tensor) else None
+
+
+def by_row(outputs: Tensor | None, rows: int, user: str) -> Tensor:
+    """The outputs themselves, one row for each example; HpoError if a pass did not show them."""
+    if outputs is None or outputs.ndim == 0 or len(outputs) != rows:
+        found = "nothing" if outputs is None else f"shape {tuple(outputs.shape)}"
         raise HpoError(
-            f"{user} asks a model for its outputs, but calling it in loss gave {shape} for"
-            f" {len(batch.targets)} examples",
+            f"{user} looks at what the model puts out for each example, but calling it in loss gave"
+            f" {found} for {rows}",
             hint="let the task's loss call model(batch.inputs), and the model give one row for each"
             " example; or leave this knob out",
             code="unsuited-model",
         )
-    return found[0]
+    return outputs
 
 
 def outputs_under(

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from objectives.training.attention import Attention
 from objectives.training.places import Knobs
 from objectives.training.task import Task
-from objectives.training.watch import Seen, Watch, averages_kept, outputs_of
+from objectives.training.watch import Seen, Watch, averages_kept
+from search_spaces.asking import by_row
 from search_spaces.passes import Pass, embedding
 from search_spaces.regularizer import Batch, Regularizer
 
@@ -61,8 +62,8 @@ class Looking:
             model,
             raw,
             batch,
-            outputs_of(seen, rows, self._who),
-            again=lambda inputs: outputs_of(again(inputs), rows, self._who),
+            by_row(seen.outputs, rows, self._who),
+            again=lambda inputs: by_row(again(inputs).outputs, rows, self._who),
             embed=lambda inputs: embedding(again(inputs).features, rows, self._who),
             view=view,
             features=seen.features,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from objectives.training.attention import Attention
-from search_spaces.errors import HpoError
+from search_spaces.asking import first_of
 
 
 @dataclass
@@ -66,23 +66,9 @@ class Watch:
             self._seen.features = inputs[0]
 
     def _put_out(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        first = output[0] if isinstance(output, tuple | list) and output else output
-        if self._seen is not None and isinstance(first, Tensor):
+        first = first_of(output)
+        if self._seen is not None and first is not None:
             self._seen.outputs = first
-
-
-def outputs_of(seen: Seen, rows: int, who: str) -> Tensor:
-    """The outputs, one row for each example; HpoError if the pass did not show them."""
-    if seen.outputs is None or seen.outputs.ndim == 0 or len(seen.outputs) != rows:
-        found = "nothing" if seen.outputs is None else f"shape {tuple(seen.outputs.shape)}"
-        raise HpoError(
-            f"{who} looks at what the model puts out for each example, but calling it in loss gave"
-            f" {found} for {rows}",
-            hint="let the task's loss call model(batch.inputs), and the model give one row for each"
-            " example; or leave this knob out",
-            code="unsuited-model",
-        )
-    return seen.outputs
 
 
 @contextmanager
