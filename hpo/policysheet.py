@@ -13,8 +13,9 @@ from hpo.sheet import Sheet, save
 from hpo.wording import number
 from search_spaces import catalogue, plugins
 from search_spaces.domains import Domain, Point
+from search_spaces.regularizer import in_order
 from search_spaces.schedule import Schedule
-from search_spaces.space import SearchSpace, holds
+from search_spaces.space import SearchSpace, holds, resting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,21 +100,20 @@ def of_study(problem: Problem, schedule: Schedule, trial: int) -> Sheet:
     Raises HpoError for a study that augments no images.
     """
     spec = problem.spec
-    names = [name for name, record in problem.regularizers.items() if record.batch is not None]
-    if not names or not problem.is_task:
+    records = in_order({n: r for n, r in problem.regularizers.items() if r.batch is not None})
+    if not records or not problem.is_task:
         raise HpoError(
             f"study {spec.name} changes no inputs, so there is no policy to show",
             hint="a space with augment.rotate or randaugment has one (hpo list regularizers)",
             code="no-policy",
         )
-    records = {name: problem.regularizers[name] for name in sorted(names)}
     scene = _scene(spec.objective, records, problem.target)
     columns = [("original", scene.shown(scene.batch.inputs))]
     lines = []
     knobs = [knob for record in records.values() for knob in record.knobs]
-    starts = {k: d.start_value() for record in records.values() for k, d in record.knobs.items()}
+    rest = {k: resting(d) for record in records.values() for k, d in record.knobs.items()}
     for moment, progress in MOMENTS:
-        at = {**starts, **schedule.at(progress)}
+        at = {**rest, **schedule.at(progress)}
         columns += [(f"{moment} {n + 1}", scene.after(at, n)) for n in range(STAGES_DRAWN)]
         lines += _told({knob: at[knob] for knob in knobs}, moment)
     title = f"{spec.name}: trial {trial} on {spec.objective}"

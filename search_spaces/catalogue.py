@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search_spaces import plugins
 from search_spaces.domains import Domain
 from search_spaces.regularizer import Regularizer
+
+if TYPE_CHECKING:
+    from search_spaces.augmentation.operation import Operation
 
 REGULARIZERS = "search_spaces.regularizers"
 OPERATIONS = "search_spaces.augmentation.operations"
@@ -24,13 +27,15 @@ def names() -> list[str]:
 
 
 @cache
-def operations(kind: str) -> tuple[str, ...]:
-    """The names of the operations on examples of this kind."""
-    found: list[tuple[str, Any]] = [
-        (_AUGMENT + name, plugins.load(OPERATIONS, name, "OPERATION"))
-        for name in plugins.names(OPERATIONS)
-    ]
-    return tuple(name for name, operation in found if operation.kind == kind)
+def operation(name: str) -> Operation:
+    """The operation of this name, without `augment.`; HpoError for an unknown one."""
+    found: Any = plugins.load(OPERATIONS, name, "OPERATION")
+    return found  # type: ignore[no-any-return]
+
+
+def operations(kind: str) -> list[str]:
+    """The names, with `augment.`, of the operations on examples of this kind."""
+    return [_AUGMENT + n for n in plugins.names(OPERATIONS) if operation(n).kind == kind]
 
 
 @cache
@@ -42,8 +47,8 @@ def load(name: str) -> Regularizer:
     if name.startswith(_AUGMENT):
         from search_spaces.augmentation.operation import as_regularizer
 
-        operation: Any = plugins.load(OPERATIONS, name.removeprefix(_AUGMENT), "OPERATION")
-        return as_regularizer(name.removeprefix(_AUGMENT), operation)
+        short = name.removeprefix(_AUGMENT)
+        return as_regularizer(short, operation(short))
     package, attribute = REGULARIZERS, "REGULARIZER"
     if name in plugins.names(POLICIES):
         package, attribute = POLICIES, "POLICY"

@@ -151,6 +151,15 @@ class Regularizer:
         return dict.fromkeys(self.knobs, scope)
 
 
+def in_order(regularizers: Mapping[str, Regularizer]) -> dict[str, Regularizer]:
+    """By stage, and by name: the draws must not depend on how a spec was written."""
+
+    def place(item: tuple[str, Regularizer]) -> tuple[int, str]:
+        return STAGES.index(item[1].stage), item[0]
+
+    return dict(sorted(regularizers.items(), key=place))
+
+
 def scopes_of(regularizers: Mapping[str, Regularizer]) -> dict[str, Scope]:
     """The scope of every knob; of one that several regularizers use, the narrower of theirs."""
     scopes: dict[str, Scope] = {}

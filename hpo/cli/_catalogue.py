@@ -21,7 +21,7 @@ def augmentations() -> list[Row]:
 
     rows = []
     for name in plugins.names(catalogue.OPERATIONS):
-        operation: Any = plugins.load(catalogue.OPERATIONS, name, "OPERATION")
+        operation = catalogue.operation(name)
         for row in _rows(f"augment.{name}"):
             inputs = {"kind": operation.kind, "channels": operation.channels}
             rows.append({"knob": row.pop("knob"), **inputs, **row})

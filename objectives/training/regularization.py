@@ -19,7 +19,8 @@ from objectives.training.task import Task, task_name
 from search_spaces.clashes import refuse_clashes
 from search_spaces.errors import HpoError
 from search_spaces.passes import Beginning, Pass
-from search_spaces.regularizer import STAGES, Batch, Regularizer
+from search_spaces.regularizer import Batch, Regularizer, in_order
+from search_spaces.space import resting
 
 
 class Regularization:
@@ -39,7 +40,7 @@ class Regularization:
         begun: Callable[[], Beginning],
     ) -> None:
         refuse_clashes(regularizers)
-        self._regularizers, self._memories = _in_order(regularizers), dict[str, Any]()
+        self._regularizers, self._memories = in_order(regularizers), dict[str, Any]()
         if any(r.remember for r in regularizers.values()):
             self._regularizers, self._memories = bound(self._regularizers, begun())
         records = self._regularizers.values()
@@ -77,10 +78,9 @@ class Regularization:
     ) -> None:
         if knob not in point:
             domain = regularizer.knobs[knob]
-            given = [other for name, other in regularizer.knobs.items() if name in point]
+            given = [other for named, other in regularizer.knobs.items() if named in point]
             if any(other.off is not None for other in given) or (given and domain.off is None):
-                rest = domain.start_value() if domain.off is None else domain.off
-                self._resting = {**self._resting, knob: rest}
+                self._resting = {**self._resting, knob: resting(domain)}
                 return
             raise HpoError(
                 f"regularizer {name} is in use, but nothing gives a value for {knob}",
@@ -267,12 +267,3 @@ def _refuse_pictures(name: str, batch: Batch) -> None:
             hint="augment inputs and targets together in batches(), and leave this knob out",
             code="bad-batch",
         )
-
-
-def _in_order(regularizers: Mapping[str, Regularizer]) -> dict[str, Regularizer]:
-    """By stage, and by name: the draws must not depend on how a spec was written."""
-
-    def place(item: tuple[str, Regularizer]) -> tuple[int, str]:
-        return STAGES.index(item[1].stage), item[0]
-
-    return dict(sorted(regularizers.items(), key=place))

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import TYPE_CHECKING
 
-from search_spaces import plugins
 from search_spaces.augmentation.dispatch import Plan, carried_out, planned
-from search_spaces.augmentation.operation import Operation
+from search_spaces.augmentation.operation import prepared
 from search_spaces.augmentation.split import Split, column
-from search_spaces.augmentation.values import Range, scaled
+from search_spaces.augmentation.values import Range
+from search_spaces.catalogue import operation
 from search_spaces.regularizer import Strength, spread, uniform
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-OPERATIONS = "search_spaces.augmentation.operations"
 
 # RandAugment's list (Cubuk et al. 2020, section 3.1); `saturation` is what it calls colour.
 _STANDARD = (
@@ -29,14 +26,6 @@ STANDARD = tuple(_STANDARD.split())
 IDENTITY = "identity"  # among the operations of a list, the one that changes nothing
 
 _SEEDS = 2**62
-
-
-@cache
-def operation(name: str) -> Operation:
-    """The operation of this name."""
-    found = plugins.load(OPERATIONS, name, "OPERATION")
-    assert isinstance(found, Operation)
-    return found
 
 
 def usable(names: Sequence[str], channels: int) -> list[str]:
@@ -104,28 +93,20 @@ def at_rows(
 ) -> Tensor:
     """The images of these rows after one operation, at magnitudes (B,) in [0, 1]; at 0 exactly the
     same. Draws are made for all rows."""
-    chosen = operation(name)
-    amounts = chosen.amounts(magnitudes, len(inputs), inputs, rng)[rows]
-    return at_amounts(name, inputs, rows, amounts, values, rng)
-
-
-def at_amounts(
-    name: str, inputs: Tensor, rows: Tensor, amounts: Tensor, values: Range, rng: torch.Generator
-) -> Tensor:
-    """The images of these rows after one operation by these amounts, one for each of the rows."""
     import torch
 
     chosen = operation(name)
     change = chosen.apply
-    draws: Tensor | None = None
+    amounts = chosen.amounts(magnitudes, len(inputs), inputs, rng)[rows]
+    draws = amounts
     if isinstance(change, Split) and change.draw is not None:
         draws = change.draw(inputs, rng)[rows]
 
     def applied(x: Tensor) -> Tensor:
         if isinstance(change, Split):
-            return change.change(x, amounts, amounts if draws is None else draws)
+            return change.change(x, amounts, draws)
         return change(x, amounts, rng)
 
     before = inputs[rows]
-    after = scaled(before, values, applied) if chosen.valued else applied(before)
+    after = prepared(before, values if chosen.valued else None, applied)
     return torch.where(column(amounts == 0, before), before, after.to(inputs.dtype))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from search_spaces import catalogue
 from search_spaces.augmentation.fused import fused
-from search_spaces.augmentation.policies import _each
 from search_spaces.augmentation.split import column
 from search_spaces.augmentation.values import Range
 
@@ -19,7 +19,7 @@ NAMES = (*WARPS, *TONES)
 
 def full(like: Tensor) -> Tensor:
     """The amounts that the operations call full, (8,)."""
-    return like.new_tensor([_each.operation(name).full for name in NAMES])
+    return like.new_tensor([catalogue.operation(name).full for name in NAMES])
 
 
 def moved(inputs: Tensor, amounts: Tensor, values: Range) -> Tensor:
@@ -27,7 +27,7 @@ def moved(inputs: Tensor, amounts: Tensor, values: Range) -> Tensor:
     are all zero stay exactly as they are."""
     import torch
 
-    operations = [_each.operation(name) for name in NAMES]
+    operations = [catalogue.operation(name) for name in NAMES]
     nothing = torch.Generator()  # these draw nothing
     found = fused(inputs, operations, amounts, nothing, values)
     return torch.where(column((amounts == 0).all(1), inputs), inputs, found)

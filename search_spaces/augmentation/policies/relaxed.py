@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from search_spaces import catalogue
 from search_spaces.augmentation.dispatch import Plan, carried_out
 from search_spaces.augmentation.images import images
 from search_spaces.augmentation.policies import _each, _sparse
@@ -86,7 +87,7 @@ def _both(
     """
     import torch
 
-    operations = [_each.operation(name) for name in OPERATIONS]
+    operations = [catalogue.operation(name) for name in OPERATIONS]
     coins = uniform(magnitudes.shape, inputs, rng)
     both = torch.tensor([operation.ways == "both" for operation in operations]).to(coins.device)
     full = magnitudes.new_tensor([operation.full for operation in operations])
