@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import toy_kinds
 from ruamel.yaml import YAML
 
 import hpo
@@ -99,22 +97,11 @@ def test_an_unknown_name_is_met_with_the_likely_one() -> None:
         presets.text("../presets/noise")
 
 
-@cache
-def models() -> ModuleType:
-    """The small tasks and models of the catalogue's conformance suite."""
-    path = Path(__file__).parent / "conformance" / "test_catalogue.py"
-    spec = importlib.util.spec_from_file_location("small_models", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def outcome(space: str, kind: str, sampler: str, mlruns: Path) -> str:
     """What came of a short study: nothing to say, or the reason why it is refused."""
     try:
         result = hpo.run(
-            f"{models().__file__}:{models().KINDS[kind].__name__}",
+            f"{toy_kinds.__file__}:{toy_kinds.KINDS[kind].__name__}",
             space=space,
             sampler=sampler,
             trials=2,

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from functools import cache
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+import toy_kinds
 
 from hpo import samplers, tunable
 from hpo.samplers import Start
@@ -25,25 +22,14 @@ FOLLOWED = Training(
 )
 
 
-@cache
-def models() -> ModuleType:
-    """The small tasks and models of the catalogue's conformance suite."""
-    path = Path(__file__).parent / "conformance" / "test_catalogue.py"
-    spec = importlib.util.spec_from_file_location("small_models", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def moved(sampler: str, name: str, knob: str, kind: str) -> bool:
     """Whether a sampler moves this knob alone, in a short run from the middle of its range."""
     record, way = catalogue.load(name), samplers.load(sampler)
     options = samplers.parse_options(way, {}, sampler)
-    point = {**models().on(record), **models().LIVELY.get(name, {})}
+    point = {**toy_kinds.on(record), **toy_kinds.LIVELY.get(name, {})}
     assert way.tune is not None
     tuner = way.tune(Start({knob: record.knobs[knob]}, {name: record}, point), options)
-    task = models().KINDS[kind]()
+    task = toy_kinds.KINDS[kind]()
     *_, last = train(task, {name: record}, tuner, FOLLOWED, 0)
     return bool(last.point[knob] != point[knob])
 
@@ -69,7 +55,7 @@ def strengths() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("name", "knob"), strengths(), ids=[knob for _, knob in strengths()])
 def test_a_knob_moves_where_the_list_says_so(sampler: str, name: str, knob: str) -> None:
     record = catalogue.load(name)
-    kinds = models().kinds_of(name)
+    kinds = toy_kinds.kinds_of(name)
     if not tunable.why_not(samplers.load(sampler), record, record.knobs[knob], knob):
         assert any(moved(sampler, name, knob, kind) for kind in kinds)
     elif sampler == "stn" and record.once:
