@@ -84,6 +84,14 @@ def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
+def show(part: str, report: Report, quick: bool) -> None:
+    """Prints a part's tables and verdicts under its name."""
+    print(f"\n## {part}\n")
+    for shown in report.tables:
+        print(shown + "\n")
+    print(verdicts(report.rows, quick), flush=True)
+
+
 def verdicts(rows: Sequence[Row], quick: bool) -> str:
     """The figures that have a target; in a quick run, too small to reach it, without a verdict."""
     columns = 2 if quick else 4

@@ -32,17 +32,14 @@ def main() -> None:
 
     as_a_worker()
     import torch
-    from _report import verdicts, write
+    from _report import show, write
 
     torch.set_num_threads(1)
     for part in options.parts:
         report = _part(part, options)
         path = options.results / f"augment-{part}{'-quick' if options.quick else ''}.json"
         write(path, {**vars(options), "results": str(options.results)}, report)
-        print(f"\n## {part}\n")
-        for table in report.tables:
-            print(table + "\n")
-        print(verdicts(report.rows, options.quick), flush=True)
+        show(part, report, options.quick)
 
 
 def _options() -> argparse.Namespace:

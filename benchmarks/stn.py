@@ -42,7 +42,7 @@ def main() -> None:
 
     as_a_worker()
     import torch
-    from _report import verdicts, write
+    from _report import show, write
     from _stn_jobs import Store
 
     torch.set_num_threads(1)
@@ -53,10 +53,7 @@ def main() -> None:
         keep = partial(write, path, {**vars(options), "results": str(folder)})
         report = _part(part, options, store, keep)
         keep(report)
-        print(f"\n## {part}\n")
-        for table in report.tables:
-            print(table + "\n")
-        print(verdicts(report.rows, options.quick), flush=True)
+        show(part, report, options.quick)
 
 
 def _options() -> argparse.Namespace:
